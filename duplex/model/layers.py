@@ -1,0 +1,178 @@
+"""Layers shared by the temporal and the depth transformer. Parameter names are those of Moshi-family checkpoints.
+
+Shapes: B batch, T positions, D model width, H query heads, G key/value heads, E head width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learnt scale `alpha` (1, 1, D), computed in float32 when `float32` is set."""
+
+    def __init__(self, dim: int, eps: float, float32: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.float32 = float32
+        self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float() if self.float32 else x
+        scale = torch.rsqrt(self.eps + y.square().mean(-1, keepdim=True)) * self.alpha.flatten().to(y.dtype)
+        return (y * scale).to(x.dtype)
+
+
+class LayerNormFloat32(nn.LayerNorm):
+    """Layer norm computed in float32 whatever the type of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+def make_norm(kind: str, dim: int) -> nn.Module:
+    """The norm that a configuration calls `kind`."""
+    if kind == "layer_norm":
+        return nn.LayerNorm(dim, eps=1e-5)
+    if kind == "layer_norm_f32":
+        return LayerNormFloat32(dim, eps=1e-8)
+    if kind == "rms_norm":
+        return RMSNorm(dim, eps=1e-5, float32=False)
+    if kind == "rms_norm_f32":
+        return RMSNorm(dim, eps=1e-8, float32=True)
+    raise ValueError(kind)
+
+
+class LayerScale(nn.Module):
+    """Learnt scale of a residual branch, per channel."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.scale = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+def make_scale(initial: float | None, dim: int) -> nn.Module:
+    return nn.Identity() if initial is None else LayerScale(dim, initial)
+
+
+class TokenEmbedding(nn.Module):
+    """Embedding of token ids in which negative ids give exactly zero.
+
+    Optional: a layer norm on the vectors, an inner width `low_rank` followed by a projection, or `demux`: ids that
+    carry two tokens, `second * n + first` for n entries, where `second` counts from 1 and 0 means none.
+    """
+
+    def __init__(
+        self, entries: int, dim: int, norm: bool = False, low_rank: int | None = None, demux: bool = False
+    ) -> None:
+        super().__init__()
+        inner = low_rank or dim
+        self.weight = nn.Parameter(torch.empty(entries, inner))
+        self.norm = nn.LayerNorm(inner, eps=1e-5) if norm else None
+        self.low_rank = nn.Linear(inner, dim, bias=False) if low_rank else None
+        self.demux = demux
+        if demux:
+            self.out1 = nn.Linear(inner, dim, bias=False)
+            self.out2 = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [...] -> [..., dim]."""
+        known = (ids >= 0)[..., None]
+        ids = ids.clamp(min=0)
+        if self.demux:
+            first, second = ids % len(self.weight), ids // len(self.weight) - 1
+            y = self.out1(F.embedding(first, self.weight))
+            other = self.out2(F.embedding(second.clamp(min=0), self.weight))
+            return torch.where(known, y + torch.where((second >= 0)[..., None], other, 0.0), 0.0)
+        y = F.embedding(ids, self.weight)
+        if self.norm is not None:
+            y = self.norm(y)
+        y = torch.where(known, y, 0.0)
+        return y if self.low_rank is None else self.low_rank(y)
+
+
+_ACTIVATIONS = {
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "leaky_relu": F.leaky_relu, "elu": F.elu,
+    "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "softsign": F.softsign, "identity": lambda x: x,
+}
+
+
+class GatedFeedForward(nn.Module):
+    """`out(activation(a) * b)` where a and b are the halves of `in(x)`."""
+
+    def __init__(self, dim: int, width: int, activation: str) -> None:
+        super().__init__()
+        # Three matrices instead of two: about 2/3 of the width keeps the parameter count; 21/8 is 2/3 of 4 rounded
+        # to a multiple of hardware-friendly sizes, and what published models with width 4 * dim use.
+        hidden = 21 * dim // 8 if width == 4 * dim else 2 * width // 3
+        self.activation = _ACTIVATIONS[activation]
+        self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
+        self.linear_out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.linear_in(x).chunk(2, dim=-1)
+        return self.linear_out(self.activation(gate) * value)
+
+
+def rotary_angles(positions: Tensor, head_dim: int, max_period: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, float32 [..., head_dim / 2], of the rotations for integer `positions` [...]."""
+    steps = torch.arange(head_dim // 2, device=positions.device, dtype=torch.float32)
+    frequencies = torch.exp(steps * (-math.log(max_period) * 2 / head_dim))
+    angles = positions.float()[..., None] * frequencies
+    return torch.cos(angles), torch.sin(angles)
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
+    """x [..., E] rotated in float32. The pairs are neighbours when `interleaved`, else the two halves."""
+    cos, sin = angles
+    pairs = x.float().unflatten(-1, (-1, 2)) if interleaved else x.float().unflatten(-1, (2, -1)).transpose(-1, -2)
+    real, imaginary = pairs.unbind(-1)
+    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+    return (turned if interleaved else turned.transpose(-1, -2)).flatten(-2).to(x.dtype)
+
+
+def sinusoids(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype) -> Tensor:
+    """Sinusoidal embedding [..., dim] of integer `positions` [...]: cosines, then sines."""
+    half = dim // 2
+    exponents = torch.arange(half, device=positions.device, dtype=dtype) / (half - 1)
+    phase = positions.to(dtype)[..., None] / max_period**exponents
+    return torch.cat([torch.cos(phase), torch.sin(phase)], -1)
+
+
+def split_heads(projected: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B, H, T, E], keys and values [B, G, T, E] from the joint projection [B, T, (H + 2 G) * E]."""
+    E = projected.shape[-1] // (heads + 2 * kv_heads)
+    q, k, v = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
+    return q, k, v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Softmax attention [B, H, T, E] -> [B, T, H * E]; groups of query heads share a key/value head."""
+    repeat = q.shape[1] // k.shape[1]
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return out.transpose(1, 2).flatten(2)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Fresh weights: truncated normal with deviation 1 / sqrt(inputs), zero biases, unit norms.
+
+    Unlike the reference package this covers the attention projections and the depth layers too, whose framework
+    default has three times less variance.
+    """
+    for m in module.modules():
+        if isinstance(m, (nn.Linear, TokenEmbedding)):
+            deviation = m.weight.shape[1] ** -0.5
+            nn.init.trunc_normal_(m.weight, std=deviation, a=-3 * deviation, b=3 * deviation)
+            if getattr(m, "bias", None) is not None:
+                nn.init.zeros_(m.bias)

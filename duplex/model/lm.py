@@ -1,0 +1,155 @@
+"""The language model: embeddings, temporal transformer, text head, depth transformer, audio heads.
+
+Input and output are undelayed codes `[B, K, T]`: row 0 text, then the system's codebooks, then the user's; -1 means
+"no token". The delays are applied inside (arXiv:2410.00037, section 3.4).
+
+Shapes: B batch, K rows, T frames, Q predicted audio rows (dep_q), D width, V vocabulary, N chosen steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from duplex.config import LMConfig
+from duplex.delays import DelayPattern
+from duplex.errors import InputError
+from duplex.model.depth import DepthCache, DepthTransformer
+from duplex.model.layers import TokenEmbedding, init_weights, make_norm
+from duplex.model.projections import ProjectionList
+from duplex.model.temporal import TemporalTransformer
+from duplex.streams import ZERO_TOKEN, StreamLayout
+
+
+@dataclass
+class LMOutput:
+    """Teacher-forced logits. Without `depth_index` everything is aligned with the frames of the input codes."""
+
+    text_logits: Tensor
+    """[B, 1, T, V]; NaN where `text_mask` is False because the text delay left no step for the frame."""
+    text_mask: Tensor
+    """bool [B, 1, T]: the frame was predicted and has a target."""
+    logits: Tensor
+    """[B, Q, T, V] audio logits, NaN where no step was left; or [N, Q, V] for the N steps of `depth_index`."""
+    mask: Tensor
+    """bool [B, Q, T], or [N, Q]."""
+    depth_index: Tensor | None = None
+    """int64 [N]: flat number `b * T + step` of each step that the depth transformer was evaluated on."""
+    depth_targets: Tensor | None = None
+    """int64 [N, Q]: the codes that `logits` predict when `depth_index` was given; valid where `mask` is True."""
+
+
+class DuplexLM(nn.Module):
+    """Text, system and user rows in; text and `dep_q` audio rows out. Parameter names are the published ones."""
+
+    def __init__(self, config: LMConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.layout = StreamLayout.from_config(config)
+        self.pattern = DelayPattern(config.delays)
+        audio, text, low_rank = c.card + 1, c.text_card + 1, c.depformer_low_rank_embeddings
+        demux = c.demux_second_stream
+
+        self.emb = nn.ModuleList(TokenEmbedding(audio, c.dim, c.norm_emb) for _ in range(c.n_q))
+        self.text_emb = TokenEmbedding(text, c.dim, c.norm_emb, demux=demux)
+        self.text_linear = nn.Linear(c.dim, c.text_card_out or c.text_card, bias=c.bias_proj)
+        self.transformer = TemporalTransformer(c)
+        self.out_norm = make_norm(c.norm, c.dim)
+        inputs = c.depth_weight_sets if c.depformer_weights_per_step else c.dep_q
+        self.depformer_in = ProjectionList(
+            (nn.Linear(c.dim, c.depformer_dim, bias=False) for _ in range(inputs if c.depformer_multi_linear else 1)),
+            c.depformer_weights_per_step_schedule,
+        )
+        if c.dep_q:
+            self.depformer_emb = nn.ModuleList(
+                TokenEmbedding(audio, c.depformer_dim, c.norm_emb, low_rank) for _ in range(c.dep_q - 1))
+            self.depformer_text_emb = TokenEmbedding(text, c.depformer_dim, c.norm_emb, low_rank, demux)
+            norms = (make_norm(c.depformer_norm, c.depformer_dim) if c.depformer_norm else nn.Identity()
+                     for _ in range(c.dep_q))
+            self.depformer_norms = nn.ModuleList(norms)
+            self.depformer = DepthTransformer(c)
+        self.extra_heads = nn.ModuleList(
+            nn.Linear(c.dim, c.extra_heads_dim, bias=False) for _ in range(c.extra_heads_num_heads))
+        self.linears = nn.ModuleList(nn.Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q))
+        init_weights(self)
+
+    def initial_tokens(self, device: torch.device | None = None) -> Tensor:
+        """int64 [K]: the ids that stand for "before the first frame" in each row."""
+        ids = [self.config.text_card] + [self.config.card] * self.config.n_q
+        return torch.tensor(ids, device=self.text_linear.weight.device if device is None else device)
+
+    # Pieces shared by the parallel and the streaming form.
+
+    def embed(self, tokens_BKT: Tensor) -> Tensor:
+        """Sum over rows of the input embeddings: [B, K, T] -> [B, T, D]."""
+        first_audio = self.layout.audio_rows.start
+        audio = (embedding(tokens_BKT[:, row]) for row, embedding in enumerate(self.emb, first_audio))
+        return sum(audio, start=next(audio)) + self.text_emb(tokens_BKT[:, self.layout.text_row])
+
+    def depth_input(self, position: int, hidden_ND: Tensor, previous_N: Tensor) -> Tensor:
+        """Input [N, D'] of one depth position: projected temporal vector + embedding of the row before."""
+        embedding = self.depformer_text_emb if position == 0 else self.depformer_emb[position - 1]
+        return self.depformer_in.at(position)(hidden_ND) + embedding(previous_N)
+
+    def depth_logits(self, position: int, out_ND: Tensor) -> Tensor:
+        """Audio logits [N, V] of one depth position."""
+        return self.linears[position](self.depformer_norms[position](out_ND))
+
+    def depth_step(self, position: int, hidden_ND: Tensor, previous_N: Tensor, cache: DepthCache) -> Tensor:
+        """Streaming: logits [N, V] of audio row `position`, given the token of the row before it."""
+        x_ND = self.depth_input(position, hidden_ND, previous_N)
+        return self.depth_logits(position, self.depformer.step(x_ND, position, cache))
+
+    def extra_probabilities(self, hidden: Tensor) -> list[Tensor]:
+        """Class probabilities [..., extra_heads_dim] of each auxiliary head for temporal output [..., D]."""
+        return [torch.softmax(head(hidden), -1) for head in self.extra_heads]
+
+    # The parallel form.
+
+    def temporal(self, steps_BKS: Tensor) -> Tensor:
+        """Normalised temporal output [B, S, D] for delayed input tokens [B, K, S]."""
+        return self.out_norm(self.transformer(self.embed(steps_BKS)))
+
+    def depth(self, hidden_ND: Tensor, targets_NK: Tensor) -> Tensor:
+        """Teacher-forced audio logits [N, Q, V] of N steps from their temporal vectors and delayed tokens."""
+        inputs = [self.depth_input(q, hidden_ND, targets_NK[:, q]) for q in range(self.config.dep_q)]
+        out_NQD = self.depformer(torch.stack(inputs, 1))
+        return torch.stack([self.depth_logits(q, out_NQD[:, q]) for q in range(self.config.dep_q)], 1)
+
+    def forward(self, codes: Tensor, depth_index: Tensor | None = None) -> LMOutput:
+        """Teacher-forced logits of `codes` int64 [B, K, T].
+
+        With `depth_index` (int64 [N], flat `b * T + step`) the depth transformer runs on those steps alone and its
+        logits are returned per step, with their targets: rows of one step belong to different frames, by the delays.
+        `torch.arange(B * T)` asks for all steps. Raises InputError for another number of rows than the model's.
+        """
+        c = self.config
+        B, K, T = codes.shape
+        if K != c.num_rows:
+            raise InputError(f"codes have {K} rows, the model has {c.num_rows} (text and {c.n_q} codebooks)")
+        initial_K = self.initial_tokens(codes.device)
+        delayed_BKT = self.pattern.apply(codes, initial_K)[..., :T]
+        # The input of a step is what the step before it produced.
+        first_BK1 = initial_K[None, :, None].expand(B, -1, 1)
+        hidden_BTD = self.temporal(torch.cat([first_BK1, delayed_BKT[..., :-1]], -1))
+        text, audio = slice(0, 1), slice(1, 1 + c.dep_q)
+        text_logits, text_mask = self.pattern.rows(text).align(self.text_linear(hidden_BTD)[:, None], float("nan"))
+        text_mask &= codes[:, text] != ZERO_TOKEN
+        if not c.dep_q:
+            nothing = text_logits.new_zeros(B, 0, T, c.card)
+            return LMOutput(text_logits, text_mask, nothing, nothing[..., 0].bool())
+
+        hidden_ND, tokens_NK = hidden_BTD.flatten(0, 1), delayed_BKT.transpose(1, 2).flatten(0, 1)
+        if depth_index is None:
+            logits_BQTV = self.depth(hidden_ND, tokens_NK).unflatten(0, (B, T)).transpose(1, 2)
+            logits, mask = self.pattern.rows(audio).align(logits_BQTV, float("nan"))
+            return LMOutput(text_logits, text_mask, logits, mask & (codes[:, audio] != ZERO_TOKEN))
+        tokens_NK = tokens_NK[depth_index]
+        targets = tokens_NK[:, audio]
+        step_N1 = depth_index[:, None] % T
+        delays_Q = torch.tensor(c.delays[audio], device=codes.device)
+        mask = (step_N1 >= delays_Q) & (targets != ZERO_TOKEN)
+        logits = self.depth(hidden_ND[depth_index], tokens_NK)
+        return LMOutput(text_logits, text_mask, logits, mask, depth_index, targets)
