@@ -1,7 +1,8 @@
 """The configuration of a model and of its sampling, as frozen dataclasses.
 
-`LMConfig` has the field names, defaults and meaning of the `config.json` files of the Moshi family, so that such a
-file is read, and written, without translation. Whatever a published file may say is either honoured or refused.
+`LMConfig` has the field names, defaults and meaning of the `config.json` files of the Moshi family, so that
+such a file is read, and written, without translation. Whatever a published file may say is either honoured or
+refused.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ __all__ = ["FOLDER_KEYS", "PRESETS", "LMConfig", "SamplingConfig", "load_toml"]
 INHERIT = "inherit"
 
 FOLDER_KEYS = frozenset({
-    "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "lm_gen_config",
-    "tts_config", "stt_config", "model_id", "version",
+    "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type",
+    "lm_gen_config", "tts_config", "stt_config", "model_id", "version",
 })
 """Keys of a `config.json` that describe the folder and not the network; `LMConfig.from_dict` skips them."""
 
@@ -33,16 +34,17 @@ ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "
 # Written to config.json only where they differ from their default: older readers do not know all of them.
 _OPTIONAL = frozenset({
     "text_card_out", "demux_second_stream", "norm_emb", "bias_proj", "kv_repeat", "positional_scale",
-    "depformer_kv_repeat", "depformer_positional_scale", "depformer_norm", "depformer_weights_per_step_schedule",
-    "depformer_low_rank_embeddings", "depformer_context", "existing_text_end_padding_id", "extra_heads_num_heads",
-    "extra_heads_dim", "cross_attention", "conditioners", "fuser", "quantize", "gradient_checkpointing", "lora",
-    "lora_rank", "lora_scaling", "n_user",
+    "depformer_kv_repeat", "depformer_positional_scale", "depformer_norm",
+    "depformer_weights_per_step_schedule", "depformer_low_rank_embeddings", "depformer_context",
+    "existing_text_end_padding_id", "extra_heads_num_heads", "extra_heads_dim", "cross_attention",
+    "conditioners", "fuser", "quantize", "gradient_checkpointing", "lora", "lora_rank", "lora_scaling",
+    "n_user",
 })
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMConfig:
-    """Shape of a temporal + depth transformer over text, system and user rows (arXiv:2410.00037, sections 3.4)."""
+    """Shape of a temporal and a depth transformer over text, system and user rows (arXiv:2410.00037, 3.4)."""
 
     delays: tuple[int, ...]
     """Frames by which each of the 1 + n_q rows is delayed: text, then system, then user codebooks."""
@@ -53,7 +55,7 @@ class LMConfig:
     n_q: int
     """Audio rows that the model reads: system codebooks, then user codebooks."""
     dep_q: int
-    """Audio rows that the depth transformer predicts: the first `dep_q` of the `n_q`; 0 for a text-only output."""
+    """Audio rows that the depth transformer predicts, the first of the `n_q`; 0 for text output alone."""
     card: int = 1024
     """Entries per audio codebook; the id `card` stands for "before the first frame"."""
     text_card: int = 32000
@@ -143,8 +145,8 @@ class LMConfig:
     def user_rows(self) -> int:
         """How many of the `n_q` audio rows, the last ones, belong to the user.
 
-        Rows that the model reads but does not predict are the user's. Where it predicts all of them, two equal
-        halves of the delays, each with a semantic codebook ahead of acoustic ones, mean two speakers.
+        Rows that the model reads but does not predict are the user's. Where it predicts all of them, two
+        equal halves of the delays, each with a semantic codebook ahead of acoustic ones, mean two speakers.
         """
         if self.n_user is not None:
             return self.n_user
@@ -167,9 +169,10 @@ class LMConfig:
     def from_dict(cls, values: Mapping[str, Any], source: str = "config.json") -> LMConfig:
         """The configuration in `values`, the content of a `config.json` or of a TOML table.
 
-        `FOLDER_KEYS` are skipped. `preset` names the entry of `PRESETS` that the other keys are laid over; a file
-        without network keys is a Moshi 7B, or a PersonaPlex where its `model_type` says so, as published.
-        Raises ConfigError for unknown keys (naming the nearest), missing ones and values that do not fit.
+        `FOLDER_KEYS` are skipped. `preset` names the entry of `PRESETS` that the other keys are laid over; a
+        file without network keys is a Moshi 7B, or a PersonaPlex where its `model_type` says so, as
+        published. Raises ConfigError for unknown keys (naming the nearest), missing ones and values that do
+        not fit.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source}: expected a table of settings, got {type(values).__name__}")
@@ -227,8 +230,8 @@ def _check(c: LMConfig) -> None:
         if not condition:
             raise ConfigError(message)
 
-    for name in ("dim", "num_heads", "num_layers", "n_q", "card", "text_card", "depformer_dim", "depformer_num_heads",
-                 "depformer_num_layers", "kv_repeat", "depformer_kv_repeat"):
+    for name in ("dim", "num_heads", "num_layers", "n_q", "card", "text_card", "depformer_dim",
+                 "depformer_num_heads", "depformer_num_layers", "kv_repeat", "depformer_kv_repeat"):
         need(getattr(c, name) >= 1, f"{name}: must be at least 1, got {getattr(c, name)}")
     need(0 <= c.dep_q <= c.n_q, f"dep_q: must be between 0 and n_q={c.n_q}, got {c.dep_q}")
     need(len(c.delays) == c.num_rows, f"delays: needs {c.num_rows} values (text and n_q={c.n_q} rows), "
@@ -243,32 +246,35 @@ def _check(c: LMConfig) -> None:
         need(heads % repeat == 0, f"{prefix}kv_repeat: {repeat} must divide {prefix}num_heads={heads}")
         need("rope" not in positions or (dim // heads) % 2 == 0,
              f"{prefix}dim: rotary positions need an even head width, got {dim // heads}")
-        need("sin" not in positions or dim % 2 == 0, f"{prefix}dim: sinusoidal positions need an even width")
+        need("sin" not in positions or (dim > 2 and dim % 2 == 0),
+             f"{prefix}dim: sinusoidal positions need an even width above 2, got {dim}")
     for name, known in (("norm", NORMS), ("depformer_norm", (None, *NORMS)),
                         ("positional_embedding", POSITIONS), ("depformer_pos_emb", POSITIONS),
                         ("gating", ("none", *ACTIVATIONS)), ("depformer_gating", ("none", *ACTIVATIONS))):
         if getattr(c, name) not in known:
-            raise ConfigError(f"{name}: must be one of {', '.join(map(str, known))}, got {getattr(c, name)!r}")
+            choices = ", ".join(map(str, known))
+            raise ConfigError(f"{name}: must be one of {choices}, got {getattr(c, name)!r}")
     for name in ("existing_text_padding_id", "existing_text_end_padding_id"):
         need(0 <= getattr(c, name) < c.text_card, f"{name}: must be below text_card={c.text_card}")
     schedule = c.depformer_weights_per_step_schedule
     if schedule is not None:
-        need(c.depformer_weights_per_step, "depformer_weights_per_step_schedule: needs depformer_weights_per_step")
+        need(c.depformer_weights_per_step,
+             "depformer_weights_per_step_schedule: needs depformer_weights_per_step = true")
         need(len(schedule) == c.dep_q and min(schedule, default=0) >= 0,
-             f"depformer_weights_per_step_schedule: needs dep_q={c.dep_q} values from 0, got {list(schedule)}")
+             f"depformer_weights_per_step_schedule: needs dep_q={c.dep_q} numbers from 0, got {schedule}")
     widths = c.depformer_dim_feedforward
     if isinstance(widths, tuple):
         need(c.depformer_weights_per_step and len(widths) == c.depth_weight_sets,
              f"depformer_dim_feedforward: needs one width or {c.depth_weight_sets}, one per weight set")
     need(not c.depformer_weights_per_step or c.depformer_gating != "none",
-         "depformer_weights_per_step: needs a gated feed-forward; set depformer_gating, for example to 'silu'")
+         "depformer_weights_per_step: needs a gated feed-forward; set depformer_gating, say to 'silu'")
     need(not (c.norm_emb and c.demux_second_stream), "norm_emb: cannot be combined with demux_second_stream")
     user = c.user_rows
     need(0 <= user <= c.n_q and (c.dep_q in (0, c.n_q) or c.dep_q == c.n_q - user),
          f"n_user: {user} does not fit n_q={c.n_q} and dep_q={c.dep_q}; dep_q must be n_q - n_user or n_q")
     need(c.causal, "causal: a model that listens and speaks at once must be causal; set it to true")
     need(not c.cross_attention, "cross_attention: models conditioned by cross-attention are not supported")
-    need(not c.quantize, "quantize: 8-bit weights are not supported; use the bf16 checkpoint of the same model")
+    need(not c.quantize, "quantize: 8-bit weights are not supported; use the bf16 files of the same model")
     need(not c.conditioners and not any((c.fuser or {}).get(kind) for kind in ("sum", "cross", "prepend")),
          "conditioners: models with extra conditioning inputs are not supported")
 
@@ -287,7 +293,7 @@ class SamplingConfig:
     repetition_window: int = 0
     """Word pieces of the system's own text that the repetition guard remembers; 0 switches it off."""
     repetition_penalty: float = 1.0
-    """Factor by which the guard divides the odds of a remembered word piece; PAD and EPAD are never penalised."""
+    """Factor by which the guard divides the odds of a remembered word piece (never of PAD and EPAD)."""
 
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):
@@ -301,11 +307,12 @@ class SamplingConfig:
 
 
 def _family(**values: Any) -> LMConfig:
-    """The settings that all published speech-to-speech models of the family share, with `values` over them."""
+    """What all published speech-to-speech models of the family share, with `values` laid over it."""
     common: dict[str, Any] = {
-        "card": 2048, "hidden_scale": 4.125, "gating": "silu", "norm": "rms_norm_f32", "positional_embedding": "rope",
-        "depformer_dim": 1024, "depformer_num_heads": 16, "depformer_num_layers": 6, "depformer_pos_emb": "none",
-        "depformer_multi_linear": True, "depformer_weights_per_step": True,
+        "card": 2048, "hidden_scale": 4.125, "gating": "silu", "norm": "rms_norm_f32",
+        "positional_embedding": "rope", "depformer_dim": 1024, "depformer_num_heads": 16,
+        "depformer_num_layers": 6, "depformer_pos_emb": "none", "depformer_multi_linear": True,
+        "depformer_weights_per_step": True,
     }
     return LMConfig(**(common | values))
 
@@ -323,9 +330,9 @@ PRESETS: dict[str, LMConfig] = {
     "moshi-7b": _family(**_MOSHI_7B),
     "personaplex-7b": _family(**_MOSHI_7B | {"dep_q": 16, "depformer_context": 16}),
     "hibiki-2b": _family(
-        dim=2560, num_heads=20, num_layers=24, n_q=32, dep_q=16, context=500, text_card=48000, max_period=100_000,
-        delays=_delays(2, 16), depformer_dim_feedforward=3072, depformer_context=16, depformer_max_period=10_000,
-        depformer_low_rank_embeddings=128,
+        dim=2560, num_heads=20, num_layers=24, n_q=32, dep_q=16, context=500, text_card=48000,
+        max_period=100_000, delays=_delays(2, 16), depformer_dim_feedforward=3072, depformer_context=16,
+        depformer_max_period=10_000, depformer_low_rank_embeddings=128,
         depformer_weights_per_step_schedule=(0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8),
     ),
     "tiny": _family(

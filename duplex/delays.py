@@ -1,7 +1,7 @@
 """The delay rule: row k of frame t is processed at step t + delay[k] (arXiv:2410.00037, section 3.4.3).
 
-Two forms of the one rule. `DelayPattern` shifts whole sequences, for training; `DelayLine` is a ring that takes and
-gives one frame at a time, for streaming. `step_of` is the definition that both use.
+Two forms of the one rule. `DelayPattern` shifts whole sequences, for training; `DelayLine` is a ring that
+takes and gives one frame at a time, for streaming. `step_of` is the definition that both use.
 
 B batch, K rows, T frames, S steps, R ring slots, V any number of trailing dimensions.
 """
@@ -42,7 +42,7 @@ class DelayPattern:
         return DelayPattern(self.delays[rows])
 
     def apply(self, codes_BKT: Tensor, initial_K: Tensor | Sequence[int]) -> Tensor:
-        """`[B, K, T + max_delay]`: each row shifted to its steps; `initial[k]` fills the steps outside the row."""
+        """`[B, K, T + max_delay]`: rows shifted to their steps; `initial[k]` fills what row k leaves."""
         B, K, T = codes_BKT.shape
         initial_K = torch.as_tensor(initial_K, dtype=codes_BKT.dtype, device=codes_BKT.device)
         delayed_BKS = initial_K.view(1, K, 1).repeat(B, 1, T + self.max_delay)
@@ -51,13 +51,13 @@ class DelayPattern:
         return delayed_BKS
 
     def undo(self, delayed_BKSV: Tensor) -> Tensor:
-        """The inverse of `apply`: `[B, K, S - max_delay, ...]`, for values aligned with steps such as logits."""
+        """The inverse of `apply`: `[B, K, S - max_delay, ...]`, for values that belong to steps."""
         T = delayed_BKSV.shape[2] - self.max_delay
         rows = [delayed_BKSV[:, k, step_of(0, d) : step_of(T, d)] for k, d in enumerate(self.delays)]
         return torch.stack(rows, dim=1)
 
     def align(self, delayed_BKTV: Tensor, fill: float) -> tuple[Tensor, Tensor]:
-        """`delayed` of T steps brought back to T frames, and the mask `[B, K, T]` of the frames that were reached.
+        """`delayed` of T steps brought back to T frames, and the mask `[B, K, T]` of the frames reached.
 
         The last `delays[k]` frames of row k lie beyond the last step: they hold `fill` and the mask is False.
         """
@@ -79,9 +79,9 @@ class DelayPattern:
 class DelayLine:
     """The rule for one frame at a time: a ring of the steps in flight, one offset per batch row.
 
-    The ring is a plain value: `clone` copies it, `reset` empties some batch rows of it. Writes happen in place.
-    Each ring row spans at most `max_delay + 2` steps, from the oldest frame that may still be read to the newest that
-    may be written ahead, so slots never collide.
+    The ring is a plain value: `clone` copies it, `reset` empties some batch rows of it. Writes happen in
+    place. Each ring row spans at most `max_delay + 2` steps, from the oldest frame that may still be read to
+    the newest that may be written ahead, so slots never collide.
     """
 
     delays_K: Tensor

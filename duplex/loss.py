@@ -1,7 +1,7 @@
 """Training loss and likelihoods.
 
-The loss is CE(text) + sum_k alpha_k CE_k / sum_k alpha_k with alpha 100 for semantic and 1 for acoustic codebooks, both
-speakers alike (arXiv:2410.00037, section 3.4.4). Everything is in nats per token.
+The loss is CE(text) + sum_k alpha_k CE_k / sum_k alpha_k with alpha 100 for semantic and 1 for acoustic
+codebooks, both speakers alike (arXiv:2410.00037, section 3.4.4). Everything is in nats per token.
 
 Shapes: B batch, K rows, T frames, N tokens, Q audio rows, V vocabulary.
 """
@@ -70,7 +70,7 @@ class LossOutput:
     text: Tensor
     """Scalar: weighted mean cross entropy of the text row; 0 when it has no targets."""
     audio: Tensor
-    """Scalar: alpha-weighted mean over audio rows of their mean cross entropy; 0 when they have no targets."""
+    """Scalar: alpha-weighted mean over audio rows of their mean cross entropy; 0 without targets."""
     nll: NLL
     """Unweighted likelihoods, detached."""
 
@@ -87,16 +87,20 @@ def audio_alphas(config: LMConfig, weights: LossWeights) -> list[float]:
 def token_nll(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Cross entropy in float32 nats, the shape of `targets`; 0, with no gradient, where `mask` is False.
 
-    `logits` [..., V] may hold NaN where `mask` is False. Raises InputError for a masked-in target outside [0, V).
+    `logits` [..., V] may hold NaN where `mask` is False. Raises InputError for a masked-in target outside
+    the vocabulary.
     """
     safe = torch.where(mask, targets, 0)
-    if targets.device.type == "cpu" and safe.numel() and not 0 <= int(safe.min()) <= int(safe.max()) < logits.shape[-1]:
-        raise InputError(f"a target token is outside the vocabulary of {logits.shape[-1]}: "
-                         f"{int(safe.min())} to {int(safe.max())}")
+    V = logits.shape[-1]
+    # On other devices the check would wait for the device; there the kernel itself stops on such a token.
+    if targets.device.type == "cpu" and safe.numel() and not 0 <= int(safe.min()) <= int(safe.max()) < V:
+        worst = int(safe.min()) if int(safe.min()) < 0 else int(safe.max())
+        raise InputError(f"target token {worst} is outside the vocabulary of {V}")
     if not torch.is_grad_enabled():
         ce = F.cross_entropy(logits.flatten(0, -2).float(), safe.flatten(), reduction="none").view_as(safe)
         return torch.where(mask, ce, 0.0)
-    # The gradient of a softmax over NaN is NaN even when its weight is zero, so NaN must go before the softmax.
+    # The gradient of a softmax over NaN is NaN even when its weight is zero, so NaN must go before the
+    # softmax.
     logits = torch.where(mask[..., None], logits, 0.0)
     ce = F.cross_entropy(logits.flatten(0, -2).float(), safe.flatten(), reduction="none").view_as(safe)
     return torch.where(mask, ce, 0.0)
@@ -105,7 +109,7 @@ def token_nll(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def dialogue_loss(
     output: LMOutput, codes: Tensor, config: LMConfig, weights: LossWeights | None = None
 ) -> LossOutput:
-    """The loss of `output = model(codes, ...)` for `codes` int64 [B, K, T], with or without a `depth_index`."""
+    """The loss of `output = model(codes, ...)`, with or without a `depth_index`; `codes` int64 [B, K, T]."""
     weights = weights or LossWeights()
     audio_rows = slice(1, 1 + config.dep_q)
     text_targets, text_mask = codes[:, :1], output.text_mask

@@ -1,7 +1,7 @@
 """Strict construction of frozen dataclasses from mappings and TOML files.
 
-Unknown keys, missing keys and values of the wrong type are refused with one line that names the key and, for a
-misspelt one, the nearest known name: a setting that is silently ignored costs a training run.
+Unknown keys, missing keys and values of the wrong type are refused with one line that names the key and, for
+a misspelt one, the nearest known name: a setting that is silently ignored costs a training run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def unknown_key(key: str, known: Iterable[str], source: str) -> ConfigError:
 def build(cls: type[T], values: Mapping[str, Any], source: str) -> T:
     """An instance of the dataclass `cls` from `values`; nested dataclasses are built from nested mappings.
 
-    A class that defines `from_dict(values, source)` is built by that. Lists become tuples where the field is a
-    tuple. Raises ConfigError for unknown keys, missing keys and values of another type, naming `source`.
+    A class that defines `from_dict(values, source)` is built by that. Lists become tuples where the field is
+    a tuple. Raises ConfigError for unknown keys, missing keys and values of another type, naming `source`.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected a table of settings, got {type(values).__name__}")

@@ -50,9 +50,11 @@ class StreamLayout:
         return 1 + self.n_system + self.n_user
 
     def swap(self, codes: Tensor) -> Tensor:
-        """`codes[..., K, T]` with the two voices exchanged; the text row stays. Raises InputError if they differ."""
+        """`codes[..., K, T]` with the two voices exchanged; the text row stays. Raises InputError if they
+        differ.
+        """
         if self.n_system != self.n_user:
-            raise InputError(f"cannot swap {self.n_system} system codebooks with {self.n_user} user codebooks")
+            raise InputError(f"cannot swap {self.n_system} system with {self.n_user} user codebooks")
         swapped = codes.clone()
         swapped[..., self.system_rows, :] = codes[..., self.user_rows, :]
         swapped[..., self.user_rows, :] = codes[..., self.system_rows, :]

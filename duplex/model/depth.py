@@ -1,9 +1,10 @@
 """The depth transformer: within one frame, one position per predicted codebook.
 
-Position q sees the frame's temporal vector and the token of the row before it (text for q = 0), attends to the
-positions up to q, and may have weights of its own (arXiv:2410.00037, section 3.4.1).
+Position q sees the frame's temporal vector and the token of the row before it (text for q = 0), attends to
+the positions up to q, and may have weights of its own (arXiv:2410.00037, section 3.4.1).
 
-Shapes: N frames taken as a batch, Q positions, D width, H query heads, G key/value heads, E head width, L layers.
+Shapes: N frames taken as a batch, Q positions, D width, H query heads, G key/value heads, E head width, L
+layers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from duplex.model.projections import ProjectionList
 
 @dataclass
 class DepthCache:
-    """Keys and values of the positions of the present frame; scratch space that no frame leaves anything in."""
+    """Keys and values of the positions of the present frame: scratch space, nothing outlives the frame."""
 
     keys_LNGQE: Tensor
     values_LNGQE: Tensor
@@ -108,8 +109,8 @@ class DepthLayer(nn.Module):
         return self._feed_forward(x_NQD, None)
 
     def step(self, x_N1D: Tensor, angles, position: int, keys: Tensor, values: Tensor) -> Tensor:
-        x_N1D = x_N1D + self.layer_scale_1(self.self_attn.step(self.norm1(x_N1D), angles, position, keys, values))
-        return self._feed_forward(x_N1D, position)
+        attended = self.self_attn.step(self.norm1(x_N1D), angles, position, keys, values)
+        return self._feed_forward(x_N1D + self.layer_scale_1(attended), position)
 
 
 class DepthTransformer(nn.Module):
@@ -127,7 +128,8 @@ class DepthTransformer(nn.Module):
             x_NQD = x_NQD + c.depformer_positional_scale * added
         angles = None
         if "rope" in c.depformer_pos_emb:
-            angles = rotary_angles(positions_Q, c.depformer_dim // c.depformer_num_heads, c.depformer_max_period)
+            head_dim = c.depformer_dim // c.depformer_num_heads
+            angles = rotary_angles(positions_Q, head_dim, c.depformer_max_period)
         return x_NQD, angles
 
     def forward(self, x_NQD: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""Layers shared by the temporal and the depth transformer. Parameter names are those of Moshi-family checkpoints.
+"""Layers shared by the temporal and the depth transformer. Parameter names are those of Moshi-family
+checkpoints.
 
-Shapes: B batch, T positions, D model width, H query heads, G key/value heads, E head width, F feed-forward width.
+Shapes: B batch, T positions, D model width, H query heads, G key/value heads, E head width, F feed-forward
+width.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a learnt scale `alpha` (1, 1, D), computed in float32 when `float32` is set."""
+    """Root-mean-square norm with a learnt scale `alpha` (1, 1, D), computed in float32 if `float32`."""
 
     def __init__(self, dim: int, eps: float, float32: bool) -> None:
         super().__init__()
@@ -67,8 +69,8 @@ def make_scale(initial: float | None, dim: int) -> nn.Module:
 class TokenEmbedding(nn.Module):
     """Embedding of token ids in which negative ids give exactly zero.
 
-    Optional: a layer norm on the vectors, an inner width `low_rank` followed by a projection, or `demux`: ids that
-    carry two tokens, `second * n + first` for n entries, where `second` counts from 1 and 0 means none.
+    Optional: a layer norm on the vectors, an inner width `low_rank` followed by a projection, or `demux`: ids
+    that carry two tokens, `second * n + first` for n entries, where `second` counts from 1 and 0 means none.
     """
 
     def __init__(
@@ -101,8 +103,9 @@ class TokenEmbedding(nn.Module):
 
 
 _ACTIVATIONS = {
-    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "leaky_relu": F.leaky_relu, "elu": F.elu,
-    "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "softsign": F.softsign, "identity": lambda x: x,
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "leaky_relu": F.leaky_relu,
+    "elu": F.elu, "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "softsign": F.softsign,
+    "identity": lambda x: x,
 }
 
 
@@ -111,8 +114,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, width: int, activation: str) -> None:
         super().__init__()
-        # Three matrices instead of two: about 2/3 of the width keeps the parameter count; 21/8 is 2/3 of 4 rounded
-        # to a multiple of hardware-friendly sizes, and what published models with width 4 * dim use.
+        # Three matrices instead of two: about 2/3 of the width keeps the parameter count; 21/8 is 2/3 of 4
+        # rounded to a multiple of hardware-friendly sizes, and what published models with width 4 * dim use.
         hidden = 21 * dim // 8 if width == 4 * dim else 2 * width // 3
         self.activation = _ACTIVATIONS[activation]
         self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
@@ -134,10 +137,10 @@ def rotary_angles(positions: Tensor, head_dim: int, max_period: float) -> tuple[
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
     """x [..., E] rotated in float32. The pairs are neighbours when `interleaved`, else the two halves."""
     cos, sin = angles
-    pairs = x.float().unflatten(-1, (-1, 2)) if interleaved else x.float().unflatten(-1, (2, -1)).transpose(-1, -2)
-    real, imaginary = pairs.unbind(-1)
-    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
-    return (turned if interleaved else turned.transpose(-1, -2)).flatten(-2).to(x.dtype)
+    part = -1 if interleaved else -2
+    real, imaginary = x.float().unflatten(-1, (-1, 2) if interleaved else (2, -1)).unbind(part)
+    turned = (real * cos - imaginary * sin, real * sin + imaginary * cos)
+    return torch.stack(turned, part).flatten(-2).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype) -> Tensor:
@@ -167,8 +170,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
 def init_weights(module: nn.Module) -> None:
     """Fresh weights: truncated normal with deviation 1 / sqrt(inputs), zero biases, unit norms.
 
-    Unlike the reference package this covers the attention projections and the depth layers too, whose framework
-    default has three times less variance.
+    Unlike the reference package this covers the attention projections and the depth layers too, whose
+    framework default has three times less variance.
     """
     for m in module.modules():
         if isinstance(m, (nn.Linear, TokenEmbedding)):

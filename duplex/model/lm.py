@@ -1,7 +1,7 @@
 """The language model: embeddings, temporal transformer, text head, depth transformer, audio heads.
 
-Input and output are undelayed codes `[B, K, T]`: row 0 text, then the system's codebooks, then the user's; -1 means
-"no token". The delays are applied inside (arXiv:2410.00037, section 3.4).
+Input and output are undelayed codes `[B, K, T]`: row 0 text, then the system's codebooks, then the user's; -1
+means "no token". The delays are applied inside (arXiv:2410.00037, section 3.4).
 
 Shapes: B batch, K rows, T frames, Q predicted audio rows (dep_q), D width, V vocabulary, N chosen steps.
 """
@@ -25,24 +25,24 @@ from duplex.streams import ZERO_TOKEN, StreamLayout
 
 @dataclass
 class LMOutput:
-    """Teacher-forced logits. Without `depth_index` everything is aligned with the frames of the input codes."""
+    """Teacher-forced logits, aligned with the frames of the input codes unless there is a `depth_index`."""
 
     text_logits: Tensor
     """[B, 1, T, V]; NaN where `text_mask` is False because the text delay left no step for the frame."""
     text_mask: Tensor
     """bool [B, 1, T]: the frame was predicted and has a target."""
     logits: Tensor
-    """[B, Q, T, V] audio logits, NaN where no step was left; or [N, Q, V] for the N steps of `depth_index`."""
+    """[B, Q, T, V], NaN where no step was left for the frame; or [N, Q, V] for the steps of `depth_index`."""
     mask: Tensor
     """bool [B, Q, T], or [N, Q]."""
     depth_index: Tensor | None = None
     """int64 [N]: flat number `b * T + step` of each step that the depth transformer was evaluated on."""
     depth_targets: Tensor | None = None
-    """int64 [N, Q]: the codes that `logits` predict when `depth_index` was given; valid where `mask` is True."""
+    """int64 [N, Q], with `depth_index` only: the codes that `logits` predict; valid where `mask` is True."""
 
 
 class DuplexLM(nn.Module):
-    """Text, system and user rows in; text and `dep_q` audio rows out. Parameter names are the published ones."""
+    """All rows in, text and `dep_q` audio rows out. Parameters have the names of published checkpoints."""
 
     def __init__(self, config: LMConfig) -> None:
         super().__init__()
@@ -58,8 +58,9 @@ class DuplexLM(nn.Module):
         self.transformer = TemporalTransformer(c)
         self.out_norm = make_norm(c.norm, c.dim)
         inputs = c.depth_weight_sets if c.depformer_weights_per_step else c.dep_q
+        inputs = inputs if c.depformer_multi_linear else 1
         self.depformer_in = ProjectionList(
-            (nn.Linear(c.dim, c.depformer_dim, bias=False) for _ in range(inputs if c.depformer_multi_linear else 1)),
+            (nn.Linear(c.dim, c.depformer_dim, bias=False) for _ in range(inputs)),
             c.depformer_weights_per_step_schedule,
         )
         if c.dep_q:
@@ -72,7 +73,8 @@ class DuplexLM(nn.Module):
             self.depformer = DepthTransformer(c)
         self.extra_heads = nn.ModuleList(
             nn.Linear(c.dim, c.extra_heads_dim, bias=False) for _ in range(c.extra_heads_num_heads))
-        self.linears = nn.ModuleList(nn.Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q))
+        self.linears = nn.ModuleList(
+            nn.Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q))
         init_weights(self)
 
     def initial_tokens(self, device: torch.device | None = None) -> Tensor:
@@ -121,9 +123,10 @@ class DuplexLM(nn.Module):
     def forward(self, codes: Tensor, depth_index: Tensor | None = None) -> LMOutput:
         """Teacher-forced logits of `codes` int64 [B, K, T].
 
-        With `depth_index` (int64 [N], flat `b * T + step`) the depth transformer runs on those steps alone and its
-        logits are returned per step, with their targets: rows of one step belong to different frames, by the delays.
-        `torch.arange(B * T)` asks for all steps. Raises InputError for another number of rows than the model's.
+        With `depth_index` (int64 [N], flat `b * T + step`) the depth transformer runs on those steps alone
+        and its logits are returned per step, with their targets: rows of one step belong to different frames,
+        by the delays. `torch.arange(B * T)` asks for all steps. Raises InputError for another number of rows
+        than the model's.
         """
         c = self.config
         B, K, T = codes.shape
@@ -135,7 +138,8 @@ class DuplexLM(nn.Module):
         first_BK1 = initial_K[None, :, None].expand(B, -1, 1)
         hidden_BTD = self.temporal(torch.cat([first_BK1, delayed_BKT[..., :-1]], -1))
         text, audio = slice(0, 1), slice(1, 1 + c.dep_q)
-        text_logits, text_mask = self.pattern.rows(text).align(self.text_linear(hidden_BTD)[:, None], float("nan"))
+        text_logits = self.text_linear(hidden_BTD)[:, None]
+        text_logits, text_mask = self.pattern.rows(text).align(text_logits, float("nan"))
         text_mask &= codes[:, text] != ZERO_TOKEN
         if not c.dep_q:
             nothing = text_logits.new_zeros(B, 0, T, c.card)

@@ -1,7 +1,9 @@
-"""Lists of linear layers that serve the positions of the depth transformer, and the two ways checkpoints store them.
+"""Lists of linear layers that serve the positions of the depth transformer, and the two ways checkpoints
+store them.
 
-Published files store the projections of an attention layer stacked, `in_proj_weight` [sets * out, in]; modules and
-fine-tuned files hold one matrix per set, `in_projs.{i}.weight`. Both load; `stacked_state_dict` writes the first.
+Published files store the projections of an attention layer stacked, `in_proj_weight` [sets * out, in];
+modules and fine-tuned files hold one matrix per set, `in_projs.{i}.weight`. Both load; `stacked_state_dict`
+writes the first.
 
 B batch, Q positions, D width.
 """
@@ -53,7 +55,8 @@ class ProjectionList(nn.ModuleList):
             if weight is None:
                 continue
             if weight.shape[0] % sets:
-                # Left under its own name: load_state_dict then reports it as unexpected, with the missing ones.
+                # Left under its own name: load_state_dict then reports it as unexpected, with the missing
+                # ones.
                 state_dict[prefix + stacked] = weight
                 continue
             for i, part in enumerate(weight.unflatten(0, (sets, -1))):

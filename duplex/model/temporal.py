@@ -1,7 +1,7 @@
 """The temporal transformer: one position per frame, causal attention over the last `context` frames.
 
-`forward` runs all frames of a sequence at once, `step` one frame on top of a ring of keys and values; both compute the
-same function (arXiv:2410.00037, section 3.4.1).
+`forward` runs all frames of a sequence at once, `step` one frame on top of a ring of keys and values; both
+compute the same function (arXiv:2410.00037, section 3.4.1).
 
 Shapes: B batch, T frames, D width, H query heads, G key/value heads, E head width, L layers, C ring capacity.
 """
@@ -53,7 +53,8 @@ class TemporalAttention(nn.Module):
         self.kv_heads = config.num_heads // config.kv_repeat
         head_dim = config.dim // config.num_heads
         self.interleaved = config.positional_embedding != "rope_concat"
-        self.in_projs = ProjectionList([nn.Linear(config.dim, (self.heads + 2 * self.kv_heads) * head_dim, bias=False)])
+        out = (self.heads + 2 * self.kv_heads) * head_dim
+        self.in_projs = ProjectionList([nn.Linear(config.dim, out, bias=False)])
         self.out_projs = ProjectionList([nn.Linear(config.dim, config.dim, bias=False)])
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
@@ -137,7 +138,9 @@ class TemporalTransformer(nn.Module):
         self.layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_layers))
 
     def _positions(self, x_BTD: Tensor, positions: Tensor):
-        """Adds absolute positions to `x` where the model has them; returns it with the rotation angles, if any."""
+        """Adds absolute positions to `x` where the model has them; returns it with the rotation angles, if
+        any.
+        """
         c = self.config
         if "sin" in c.positional_embedding:
             x_BTD = x_BTD + c.positional_scale * sinusoids(positions, c.dim, c.max_period, x_BTD.dtype)
@@ -166,7 +169,7 @@ class TemporalTransformer(nn.Module):
         """An empty ring of `context` frames. Raises ConfigError for a model without a context limit."""
         c = self.config
         if c.context is None:
-            raise ConfigError("context: streaming needs a limit; set the number of frames that attention reaches back")
+            raise ConfigError("context: streaming needs a limit; set it to a number of frames")
         shape = (c.num_layers, batch_size, c.num_heads // c.kv_repeat, c.context, c.dim // c.num_heads)
         zeros = next(self.parameters()).new_zeros(shape)
         return KVRing(zeros, torch.zeros_like(zeros))
@@ -174,7 +177,8 @@ class TemporalTransformer(nn.Module):
     def step(self, x_BD: Tensor, ring: KVRing, frames_B: Tensor, active_B: Tensor | None = None) -> Tensor:
         """One frame: [B, D] -> [B, D]. `frames[b]` int64 is the number of frames that row b has seen before.
 
-        The ring is updated in place, except for the rows where `active` is False; what they return means nothing.
+        The ring is updated in place, except for the rows where `active` is False; what they return means
+        nothing.
         """
         window = RingWindow(frames_B, ring.keys_LBGCE.shape[3], active_B)
         x_B1D, angles = self._positions(x_BD[:, None], frames_B[:, None])
