@@ -1,0 +1,34 @@
+# make demo   a full-duplex conversation with a recorded user, on the embedded model (no download)
+# make test   all tests
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# One thread a process and no spinning: two spinning OpenMP pools on few cores slow each other several times.
+export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	@$(PY) -m infer.demo --out out/demo
+
+test: $(VENV)/.tested
+	@$(PY) -m pytest
+
+lint: $(VENV)/.tested
+	@$(PY) -m ruff check .
+
+# The virtual environment is remade only when pyproject.toml changes, so that the second run starts at once.
+$(VENV)/.installed: pyproject.toml
+	@test -x $(PY) || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing (about 7 GB with the CUDA libraries that torch brings; a few minutes the first time)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar on -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@echo "installing what the tests need"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[train,dev]'
+	@touch $@
+
+clean:
+	rm -rf out $(VENV)

@@ -1,0 +1,280 @@
+"""Train a Mimi-architecture codec of any size on an utterance bank.
+
+    python -m train.codec train/recipes/codec-tiny.toml --bank BANK --out RUN [--teacher FEATURES] [--threads 2]
+    python -m train.codec … --decoder-only      # encoder and codebooks frozen: codes stay valid for a trained LM
+
+Follows the Moshi paper's section 3.3 at a small scale: quantisation on a share of the batches, the semantic codebook
+distilled from a teacher's features, spectral losses. Stops and resumes at any step; RUN/mimi.safetensors is always whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from duplex.codec import MimiConfig, build_mimi
+from duplex.errors import ConfigError, DuplexError
+from duplex.overlay import load_toml
+from train.codec_data import Crops
+from train.corpus.bank import Bank
+from train.losses import MelLoss
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """The [train] table of a codec recipe."""
+
+    seed: int = 0
+    steps: int = 9000
+    batch: int = 4
+    frames: int = 20
+    """Crop length in frames of 80 ms; longer than the attention window, so that every position is trained."""
+    lr: float = 1.5e-3
+    warmup: int = 200
+    quantize_from: int = 500
+    """First step at which codes are used; the codebooks start as k-means centres of what the encoder gives by then."""
+    quantize_share: float = 0.75
+    commit: float = 0.1
+    distill: float = 0.4
+    system_share: float = 0.45
+    keep_every: int = 250
+
+
+def init_variance_preserving(mimi: nn.Module) -> None:
+    """He-style start: the package's default shrinks activations layer by layer, and the loss does not move."""
+    for module in mimi.modules():
+        if isinstance(module, nn.Conv1d) and module.groups == 1:
+            fan_in = module.in_channels * module.kernel_size[0]
+        elif isinstance(module, nn.ConvTranspose1d) and module.groups == 1:
+            fan_in = module.in_channels * module.kernel_size[0] / module.stride[0]
+        else:
+            continue
+        nn.init.normal_(module.weight, std=math.sqrt(1.5 / fan_in))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """A codec recipe: what to build and how to train it."""
+
+    codec: MimiConfig
+    train: CodecTraining = CodecTraining()
+
+
+class CodecTrainer(nn.Module):
+    """Mimi, its losses and the care of its codebooks."""
+
+    def __init__(self, config: MimiConfig, settings: CodecTraining, teacher_dims: int):
+        super().__init__()
+        self.settings = settings
+        self.mimi = build_mimi(config)
+        init_variance_preserving(self.mimi)
+        self.mel = MelLoss()
+        self.to_teacher = nn.Linear(config.dimension, teacher_dims)
+        self.recent: deque[Tensor] = deque(maxlen=80)
+        self.branches = (self.mimi.quantizer.rvq_first, self.mimi.quantizer.rvq_rest)
+        for branch in self.branches:
+            branch.no_quantization_rate = 1.0 - settings.quantize_share
+            for layer in branch.vq.layers:
+                layer._codebook.threshold_usage_ratio = 0.0  # refreshed from `recent` below, not from one small batch
+
+    def latent(self, pcm: Tensor) -> Tensor:
+        """pcm [B, 1, S] -> latent [B, D, T]."""
+        (x,) = self.mimi.encoder_transformer(self.mimi.encoder(pcm))
+        return self.mimi._to_framerate(x)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent [B, D, T] -> pcm [B, 1, S]."""
+        (x,) = self.mimi.decoder_transformer(self.mimi._to_encoder_framerate(latent))
+        return self.mimi.decoder(x)
+
+    def losses(self, pcm: Tensor, features: Tensor | None, known: Tensor, quantize: bool) -> dict[str, Tensor]:
+        """Loss terms of one batch; ``total`` is their weighted sum."""
+        z = self.latent(pcm)
+        self.recent.append(z.detach().transpose(1, 2).reshape(-1, z.shape[1]))
+        terms: dict[str, Tensor] = {}
+        first, rest = self.branches
+        if quantize:
+            semantic, acoustic = first(z, 12.5), rest(z, 12.5)
+            latent, spoken = semantic.x + acoustic.x, semantic.x
+            terms["commit"] = semantic.penalty + acoustic.penalty
+        else:
+            spoken = first.output_proj(first.input_proj(z))
+            latent = spoken + rest.output_proj(rest.input_proj(z))
+        terms["mel"] = self.mel(self.decode(latent), pcm)
+        total = terms["mel"] + self.settings.commit * terms.get("commit", 0.0)
+        if features is not None and known.any():
+            guess = self.to_teacher(spoken.transpose(1, 2))
+            terms["distill"] = 1 - F.cosine_similarity(guess[known], features[known], dim=-1).mean()
+            total = total + self.settings.distill * terms["distill"]
+        terms["total"] = total
+        return terms
+
+    def decoder_losses(self, pcm: Tensor) -> dict[str, Tensor]:
+        """Loss of the decoder alone, from the codes that are fixed by now."""
+        with torch.no_grad():
+            latent = self.mimi.quantizer.decode(self.mimi.quantizer.encode(self.latent(pcm)))
+        mel = self.mel(self.decode(latent), pcm)
+        return {"mel": mel, "total": mel}
+
+    @torch.no_grad()
+    def fill_codebooks(self, generator: torch.Generator, start: bool) -> float:
+        """Give unused entries the place of a recent vector (all of them, by k-means, at the start). Returns the share used."""
+        vectors = torch.cat(list(self.recent))
+        used = []
+        for branch in self.branches:
+            residual = branch.input_proj(vectors.T[None])[0].T
+            for layer in branch.vq.layers:
+                book = layer._codebook
+                if start:
+                    centres, counts = _kmeans(residual, book.codebook_size, generator)
+                    book.embedding_sum.copy_(centres * counts[:, None])
+                    book.cluster_usage.copy_(counts)
+                    book._initialized.fill_(1)
+                    book.register_buffer("_embedding", None)
+                codes = torch.cdist(residual, book.embedding).argmin(-1)
+                counts = torch.bincount(codes, minlength=book.codebook_size)
+                dead = counts == 0
+                used.append(1 - dead.float().mean().item())
+                if dead.any() and not start:
+                    chosen = torch.randint(len(residual), (int(dead.sum()),), generator=generator)
+                    usage = book.cluster_usage.mean()
+                    book.embedding_sum[dead] = residual[chosen] * usage
+                    book.cluster_usage[dead] = usage
+                    book.register_buffer("_embedding", None)
+                residual = residual - book.embedding[torch.cdist(residual, book.embedding).argmin(-1)]
+        return sum(used) / len(used)
+
+
+def _kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 12) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm: points [N, D] -> centres [count, D], points per centre [count]."""
+    centres = points[torch.randperm(len(points), generator=generator)[:count]]
+    if len(centres) < count:
+        centres = torch.cat([centres, points[torch.randint(len(points), (count - len(centres),), generator=generator)]])
+    for _ in range(rounds):
+        nearest = torch.cdist(points, centres).argmin(-1)
+        counts = torch.bincount(nearest, minlength=count).float()
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+    return centres, counts.clamp(min=0.5)
+
+
+def learning_rate(step: int, settings: CodecTraining) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
+    return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, config: MimiConfig, step: int) -> None:
+    """Write weights for use and the state for resuming; each file appears whole or not at all."""
+    weights = {k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}
+    _replace(out / "mimi.safetensors", lambda p: save_file(weights, p))
+    _replace(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
+    state = {"step": step, "trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(trainer.recent)}
+    _replace(out / "resume.pt", lambda p: torch.save(state, p))
+
+
+def _replace(path: Path, write) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--teacher", type=Path, help="folder of train.teach; without it the semantic codebook is not distilled")
+    parser.add_argument("--steps", type=int, help="override the recipe")
+    parser.add_argument("--until", type=int, help="stop at this step without changing the schedule")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--decoder-only", action="store_true")
+    args = parser.parse_args(argv)
+    try:
+        return run(args)
+    except (DuplexError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train until the last step, resuming from ``args.out`` when it holds a state."""
+    recipe = load_toml(CodecRecipe, args.recipe, {"train.steps": args.steps} if args.steps else {})
+    config, settings = recipe.codec, recipe.train
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(settings.seed)
+    crops = Crops(Bank(args.bank), args.teacher, settings.system_share)
+    dims = 96 if crops.features is None else crops.features.shape[1]
+    trainer = CodecTrainer(config, settings, dims)
+    if args.decoder_only:
+        for part in (trainer.mimi.encoder, trainer.mimi.encoder_transformer, trainer.mimi.downsample, trainer.mimi.quantizer):
+            part.requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in trainer.parameters() if p.requires_grad], lr=settings.lr, betas=(0.8, 0.99),
+                                  weight_decay=1e-3)
+    args.out.mkdir(parents=True, exist_ok=True)
+    step = 0
+    if (args.out / "resume.pt").exists():
+        state = torch.load(args.out / "resume.pt", weights_only=True)
+        step = state["step"]
+        trainer.load_state_dict(state["trainer"])
+        if not args.decoder_only or len(state["optimizer"]["param_groups"][0]["params"]) == len(optimizer.param_groups[0]["params"]):
+            optimizer.load_state_dict(state["optimizer"])
+        trainer.recent.extend(state["recent"])
+    trainer.train()
+    if args.decoder_only:
+        trainer.mimi.quantizer.eval()
+    averages: dict[str, float] = {}
+    last, used = time.monotonic(), 0.0
+    end = min(settings.steps, args.until or settings.steps)
+    while step < end:
+        rng = np.random.default_rng((settings.seed, step))  # the data of a step depends on its number alone
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        pcm, features, known = crops.batch(rng, settings.batch, settings.frames)
+        quantize = step >= settings.quantize_from
+        if not args.decoder_only and quantize and (step == settings.quantize_from or step % 200 == 0):
+            used = trainer.fill_codebooks(generator, start=step == settings.quantize_from)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        terms = trainer.decoder_losses(pcm) if args.decoder_only else trainer.losses(pcm, features, known, quantize)
+        if not torch.isfinite(terms["total"]):
+            raise ConfigError(f"step {step}: the loss is not finite; lower lr in {args.recipe} and resume")
+        optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        nn.utils.clip_grad_norm_(trainer.parameters(), 2.0)
+        optimizer.step()
+        step += 1
+        for name, value in terms.items():
+            averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
+        if step % 50 == 0:
+            speed = 50 / (time.monotonic() - last)
+            last = time.monotonic()
+            line = {"step": step, **{k: round(v, 4) for k, v in averages.items()}, "used": round(used, 3),
+                    "steps_per_s": round(speed, 2), "minutes_left": round((end - step) / speed / 60, 1)}
+            print(json.dumps(line), flush=True)
+            with open(args.out / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+        if step % settings.keep_every == 0 or step == end:
+            save(args.out, trainer, optimizer, config, step)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

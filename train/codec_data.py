@@ -1,0 +1,152 @@
+"""Crops of speech for codec training, and the teacher's features that its semantic codebook is distilled from."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from train.corpus.bank import Bank, Clip
+from train.corpus.voices import resample_mono
+
+TEACHER_HOP = 480  # the teacher gives one vector for 20 ms
+TEACHER_RATE = 16_000
+WINDOW_SECONDS = 30.0
+
+
+def whisper_encoder(folder: str | Path, threads: int = 1):
+    """A function float32 [S] at 16 kHz, at most 30 s -> features [1500, D] of a Whisper encoder (CTranslate2 folder)."""
+    from faster_whisper import WhisperModel
+
+    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
+
+    def encode(samples: np.ndarray) -> np.ndarray:
+        mel = model.feature_extractor(samples, padding=True)[:, :3000]
+        mel = np.pad(mel, ((0, 0), (0, 3000 - mel.shape[1])))
+        return np.array(model.encode(mel)).astype(np.float32)[0]
+
+    return encode
+
+
+def teacher_features(bank: Bank, encoder, out: Path, dims: int = 96) -> None:
+    """Write ``out``/features.npy float16 [N, dims] and ``out``/starts.npy [clips + 1], 20 ms a row, clip after clip,
+    and which clips they are in clips.json.
+
+    Clips are laid end to end in windows of 30 s; the features are centred and reduced to their main ``dims`` components.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[np.ndarray] = []
+    basis = mean = None
+    pending: list[tuple[int, int]] = []  # (first row in the window, rows)
+    window: list[np.ndarray] = []
+    filled = 0
+    sample: list[np.ndarray] = []
+    started = time.monotonic()
+
+    def flush() -> None:
+        nonlocal filled, basis, mean
+        if not window:
+            return
+        features = encoder(resample_mono(np.concatenate(window), SAMPLE_RATE, TEACHER_RATE))
+        for first, count in pending:
+            rows.append(features[first : first + count])
+        if basis is None:
+            sample.append(features[: filled // TEACHER_HOP])
+            if len(sample) == 20:
+                stack = np.concatenate(sample)
+                mean = stack.mean(0)
+                basis = np.linalg.svd(stack - mean, full_matrices=False)[2][:dims].T
+        window.clear()
+        pending.clear()
+        filled = 0
+
+    total = len(bank.clips)
+    for number, clip in enumerate(bank.clips):
+        samples = bank.samples(clip)[: int(WINDOW_SECONDS * SAMPLE_RATE)]
+        samples = np.pad(samples, (0, -len(samples) % TEACHER_HOP))
+        if filled + len(samples) > WINDOW_SECONDS * SAMPLE_RATE:
+            flush()
+        gap = np.zeros(10 * TEACHER_HOP, np.float32)
+        pending.append((filled // TEACHER_HOP, len(samples) // TEACHER_HOP))
+        window.extend((samples, gap))
+        filled += len(samples) + len(gap)
+        if number % 500 == 499:
+            left = (time.monotonic() - started) / (number + 1) * (total - number - 1) / 60
+            print(f"\rteacher: {number + 1}/{total} clips, {left:.1f} min left", end="", file=sys.stderr, flush=True)
+    flush()
+    if basis is None:
+        stack = np.concatenate(rows)
+        mean, basis = stack.mean(0), np.linalg.svd(stack - stack.mean(0), full_matrices=False)[2][:dims].T
+    (out / "clips.json").write_text(json.dumps([[c.engine, c.offset] for c in bank.clips]))
+    reduced = [((r - mean) @ basis).astype(np.float16) for r in rows]
+    np.save(out / "starts.npy", np.cumsum([0, *map(len, reduced)]))
+    np.save(out / "features.npy", np.concatenate(reduced))
+
+
+class Crops:
+    """Random crops of the bank, half system and half other speakers, with silence around short clips.
+
+    ``batch(rng, size, frames)`` -> pcm [B, 1, frames * 1920], features [B, frames, D] or None, mask [B, frames] (True
+    where a whole frame has teacher features).
+    """
+
+    def __init__(self, bank: Bank, teacher: Path | None, system_share: float):
+        self.bank, self.system_share = bank, system_share
+        groups: dict[str, list[int]] = {"system": [], "other": []}
+        for i, clip in enumerate(bank.clips):
+            groups["system" if clip.engine == "hibari" and "*" not in clip.speaker else "other"].append(i)
+        self.groups = {k: (np.array(v), _shares(bank.clips, v)) for k, v in groups.items() if v}
+        self.features = None
+        self.spans: dict[tuple[str, int], tuple[int, int]] = {}  # a bank may grow after its teacher ran
+        if teacher is not None:
+            self.features = np.load(teacher / "features.npy", mmap_mode="r")
+            starts = np.load(teacher / "starts.npy").tolist()
+            keys = [tuple(key) for key in json.loads((teacher / "clips.json").read_text())]
+            self.spans = dict(zip(keys, zip(starts, starts[1:], strict=False), strict=True))
+
+    def batch(self, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        pcm = np.zeros((size, frames * FRAME_SAMPLES), np.float32)
+        dims = self.features.shape[1] if self.features is not None else 1
+        features = np.zeros((size, frames * 4, dims), np.float32)
+        known = np.zeros((size, frames * 4), bool)
+        for row in range(size):
+            kind = "system" if rng.random() < self.system_share or "other" not in self.groups else "other"
+            indices, shares = self.groups.get(kind) or next(iter(self.groups.values()))
+            i = int(rng.choice(indices, p=shares))
+            samples = self.bank.samples(self.bank.clips[i])
+            # Where the crop starts within the clip, in teacher steps of 20 ms; negative: silence first.
+            lead = int(rng.integers(-frames * 2, max(1, len(samples) // TEACHER_HOP - frames)))
+            _lay(pcm[row], samples, lead * TEACHER_HOP)
+            span = self.spans.get((self.bank.clips[i].engine, self.bank.clips[i].offset))
+            if span is not None:
+                clip_features = self.features[slice(*span)]
+                _lay(features[row], clip_features, lead)
+                _lay(known[row], np.ones(len(clip_features), bool), lead)
+            if kind == "other" or rng.random() < 0.3:
+                pcm[row] *= 10 ** rng.uniform(-0.7, 0.25)
+            if kind == "other" and rng.random() < 0.5:
+                pcm[row] += rng.standard_normal(pcm.shape[1]).astype(np.float32) * 10 ** rng.uniform(-4.5, -2.3)
+        whole = known.reshape(size, frames, 4).all(-1)
+        averaged = features.reshape(size, frames, 4, dims).mean(2)
+        pcm_t = torch.from_numpy(np.clip(pcm, -1, 1))[:, None]
+        return pcm_t, torch.from_numpy(averaged) if self.features is not None else None, torch.from_numpy(whole)
+
+
+def _shares(clips: list[Clip], indices: list[int]) -> np.ndarray:
+    """Probability of each clip, in proportion to its length, so that every second is as likely."""
+    lengths = np.array([clips[i].samples for i in indices], np.float64)
+    return lengths / lengths.sum()
+
+
+def _lay(target: np.ndarray, source: np.ndarray, lead: int) -> None:
+    """Copy ``source`` from position ``lead`` on into ``target``; a negative lead leaves zeros first."""
+    skip, place = max(0, lead), max(0, -lead)
+    count = min(len(target) - place, len(source) - skip)
+    if count > 0:
+        target[place : place + count] = source[skip : skip + count]

@@ -1,0 +1,125 @@
+"""The utterance bank: every clip that dialogues are mixed from, spoken once and kept as 16-bit samples.
+
+``DIR/{engine}.pcm`` holds the clips end to end (int16, 24 kHz); ``DIR/{engine}.jsonl`` one line a clip:
+``{"text", "voice", "role", "offset", "samples", "words"}``. A clip counts only when its line is complete, so a
+killed run leaves a usable bank and the next run goes on after the last clip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from duplex.text import Word
+from duplex.units import SAMPLE_RATE
+from train.corpus.voices import Engine, Utterance, resample_mono
+
+PEAK = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to be spoken. ``warp`` scales pitch and formants together (a longer or shorter vocal tract)."""
+
+    text: str
+    voice: str
+    role: str
+    speed: float = 1.0
+    warp: float = 1.0
+    seed: int = 0
+
+    @property
+    def speaker(self) -> str:
+        """Name of the speaker heard: the voice, and its warp where there is one."""
+        return self.voice if self.warp == 1.0 else f"{self.voice}*{self.warp:.2f}"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A spoken text in the bank."""
+
+    text: str
+    speaker: str
+    role: str
+    offset: int
+    samples: int
+    words: tuple[Word, ...]
+    engine: str
+
+
+def warp(utterance: Utterance, factor: float) -> Utterance:
+    """Play faster or slower by ``factor``: pitch and formants rise with it, times shrink."""
+    if factor == 1.0:
+        return utterance
+    source = round(SAMPLE_RATE * factor / 100) * 100
+    samples = resample_mono(utterance.samples, source, SAMPLE_RATE)
+    ratio = SAMPLE_RATE / source
+    return Utterance(samples, tuple(Word(w.text, w.start * ratio, w.end * ratio) for w in utterance.words))
+
+
+def fill(folder: Path, engine: Engine, requests: Iterable[Request]) -> Iterator[int]:
+    """Speak the requests that the bank does not hold yet; yields the number done after each clip."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index, audio = folder / f"{engine.name}.jsonl", folder / f"{engine.name}.pcm"
+    done = _complete_lines(index)
+    end = sum(json.loads(line)["samples"] for line in done) * 2
+    index.write_text("".join(done))
+    with open(audio, "ab") as pcm:
+        pcm.truncate(end)
+    with open(audio, "ab") as pcm, open(index, "a") as lines:
+        for number, request in enumerate(requests):
+            if number < len(done):
+                continue
+            utterance = warp(engine.say(request.text, request.voice, request.speed, request.seed), request.warp)
+            peak = float(np.abs(utterance.samples).max()) if len(utterance.samples) else 0.0
+            pcm16 = np.round(utterance.samples * (PEAK / max(peak, 1e-4)) * 32767).astype("<i2")
+            entry = {"text": request.text, "voice": f"{engine.name}:{request.speaker}", "role": request.role,
+                     "offset": end // 2, "samples": len(pcm16),
+                     "words": [[w.text, round(w.start, 3), round(w.end, 3)] for w in utterance.words]}
+            pcm.write(pcm16.tobytes())
+            pcm.flush()
+            lines.write(json.dumps(entry) + "\n")
+            lines.flush()
+            end += 2 * len(pcm16)
+            yield number + 1
+
+
+def _complete_lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class Bank:
+    """Read access: clips by text and role, samples by clip."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.clips: list[Clip] = []
+        self._pcm: dict[str, np.ndarray] = {}
+        self._by_text: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+        for index in sorted(self.folder.glob("*.jsonl")):
+            engine = index.stem
+            for line in _complete_lines(index):
+                e = json.loads(line)
+                words = tuple(Word(*w) for w in e["words"])
+                clip = Clip(e["text"], e["voice"], e["role"], e["offset"], e["samples"], words, engine)
+                if clip.samples > 0:
+                    self.clips.append(clip)
+                    self._by_text[clip.role, clip.text].append(clip)
+            self._pcm[engine] = np.memmap(self.folder / f"{engine}.pcm", dtype="<i2", mode="r")
+        if not self.clips:
+            raise FileNotFoundError(f"{folder}: no clips; make them with python -m train.speak --out {folder}")
+
+    def find(self, role: str, text: str) -> list[Clip]:
+        """Clips of a text, in the order they were made."""
+        return self._by_text.get((role, text), [])
+
+    def samples(self, clip: Clip) -> np.ndarray:
+        """float32 [S] at 24 kHz, peak 0.5."""
+        return self._pcm[clip.engine][clip.offset : clip.offset + clip.samples].astype(np.float32) / 32768.0
