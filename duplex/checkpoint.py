@@ -1,0 +1,288 @@
+"""Model folders, as Kyutai publishes them: found, checked and read; `duplex.saving` writes them.
+
+A folder holds `config.json` (network keys and the names of the other files), the language model's
+weights, the codec's weights, the sentencepiece model, and where they are needed a codec configuration, a
+LoRA adapter and a model card. Weights are safetensors only, and every message names the file and the
+mend.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from duplex.codec import Codec, MimiCodec, MimiConfig
+from duplex.conditions import PREFIX, bake_conditions, condition_tables
+from duplex.config import FOLDER_KEYS, LMConfig, SamplingConfig
+from duplex.errors import CheckpointError, ConfigError
+from duplex.hub import HUB_ID, fetch, fetch_file
+from duplex.model.lm import DuplexLM
+from duplex.safefile import read_header, require_finite, show
+from duplex.saving import CARD_NAME, CONFIG_NAME, LM_NAME, LORA_NAME, MIMI_NAME, TOKENIZER_NAME, save_lm
+from duplex.streams import StreamLayout
+from duplex.text import TextTokenizer, Tokenizer
+from duplex.weights import empty_lm, load_adapter, load_weights, stored_dtype
+
+# What a file is called when config.json does not say: the name in released folders, then that in ours.
+LM_NAMES = (LM_NAME, "consolidated.safetensors")
+MIMI_NAMES = ("tokenizer-e351c8d8-checkpoint125.safetensors", MIMI_NAME)
+TOKENIZER_NAMES = ("tokenizer_spm_32k_3.model", TOKENIZER_NAME)
+__all__ = ["LoadedModel", "ModelFolder", "load_lm", "load_model", "open_folder", "resolve", "save_lm"]
+_OWN_KEYS = FOLDER_KEYS | {"mimi_config"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything that a session needs, loaded and checked to fit together."""
+
+    lm: DuplexLM
+    config: LMConfig
+    codec: Codec
+    tokenizer: TextTokenizer
+    meta: dict[str, Any]
+    """The keys of config.json that describe the folder (`model_type`, `lm_gen_config`, ...), and `source`."""
+    folder: Path
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The sampling that the folder recommends (`lm_gen_config`), the defaults where it says nothing."""
+        names = {"temp": "audio_temperature", "top_k": "audio_top_k", "temp_text": "text_temperature",
+                 "top_k_text": "text_top_k"}
+        recommended = self.meta.get("lm_gen_config") or {}
+        chosen = {ours: recommended[theirs] for theirs, ours in names.items() if theirs in recommended}
+        return SamplingConfig(**chosen, greedy=recommended.get("use_sampling") is False)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with its `config.json` parsed; paths are resolved when asked for and checked to exist."""
+
+    path: Path
+    raw: dict[str, Any]
+    """config.json as it is; {} when there is none, which stands for a Moshi 7B as first published."""
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / CONFIG_NAME
+
+    def network(self) -> LMConfig:
+        """The network keys; ConfigError for unknown ones. Conditions that go into the weights are left
+        out.
+        """
+        source = str(self.config_path)
+        baked = {"conditioners", "fuser"} if condition_tables(self.raw, source) else set()
+        own = {key: value for key, value in self.raw.items() if key not in {"mimi_config"} | baked}
+        return LMConfig.from_dict(own, source)
+
+    def file(self, key: str, default_names: tuple[str, ...]) -> Path:
+        """The file that `key` of config.json names, else the first of `default_names` that exists."""
+        name = self.raw.get(key)
+        if name is None:
+            found = [self.path / name for name in default_names if (self.path / name).is_file()]
+            if not found:
+                raise CheckpointError(f"{self.path}: has no {default_names[-1]} and {CONFIG_NAME} names no other "
+                                      f"({key}); add the file")
+            return found[0]
+        if isinstance(name, str) and name.startswith("hf://"):
+            return fetch_file(name)
+        path = self.path / self._plain(key, name)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file, though {CONFIG_NAME} names it as {key}; add it")
+        return path
+
+    def _plain(self, key: str, name: Any) -> str:
+        """`name` if it is a file inside the folder: a downloaded configuration must not point elsewhere."""
+        good = isinstance(name, str) and name and not set(name) & set("\\\0:")
+        if not good or any(part in ("", ".", "..") for part in name.split("/")):
+            raise CheckpointError(
+                f"{self.config_path}: {key} is {show(name)}; it must name a file inside the folder")
+        return name
+
+    def mimi_config(self) -> MimiConfig | None:
+        """The codec's configuration: in the config.json, in a file that it names, or None for the
+        released one.
+        """
+        values: Any = self.raw.get("mimi_config")
+        source = self.config_path
+        if values is None and self.raw.get("mimi_config_name") is not None:
+            source = self.file("mimi_config_name", ())
+            values = _read_json(source)
+        if values is None:
+            return None
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{source}: mimi_config must be a table of settings; copy the file again")
+        return _nested(values, source) if "seanet" in values else MimiConfig.from_dict(values, str(source))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > 10_000_000:
+            raise CheckpointError(f"{path}: too large for a configuration; copy the right file")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise CheckpointError(f"{path}: not valid JSON ({reason}); copy the file again") from None
+
+
+def _nested(values: Mapping[str, Any], source: Path) -> MimiConfig:
+    """The flat form of the nested arguments that `moshi` takes; ConfigError for what the flat form cannot
+    say.
+    """
+    try:
+        seanet, books, transformer = values["seanet"], values["quantizer"], values["transformer"]
+        shared = {name: seanet[name] for name in (
+            "dimension", "n_filters", "ratios", "n_residual_layers", "kernel_size", "residual_kernel_size",
+            "last_kernel_size", "compress", "dilation_base")}
+        shared |= {name: transformer[name] for name in (
+            "num_heads", "num_layers", "dim_feedforward", "context", "max_period", "layer_scale")}
+        shared["codebook_dim"], shared["n_codebooks"] = books["dimension"], books["n_q"]
+        shared["cardinality"] = books["bins"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{source}: codec configuration lacks {error}; copy the file again") from None
+    config = MimiConfig.from_dict(shared, str(source))
+    for section, expected in config.upstream().items():
+        if json.loads(json.dumps(expected)) != values.get(section):
+            raise ConfigError(f"{source}: codec section '{section}' is not that of a Mimi; use a Mimi codec")
+    return config
+
+
+def open_folder(path: str | Path) -> ModelFolder:
+    """The model folder at `path` with its config.json read. Raises CheckpointError when it is none."""
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: not a folder; give the folder of a model")
+    if not (path / CONFIG_NAME).is_file():
+        if not (path / LM_NAME).is_file():
+            adapter = (path / LORA_NAME).is_file()
+            mend = "load its base model with this adapter as `lora`" if adapter else "give a model's folder"
+            raise CheckpointError(f"{path}: has neither {CONFIG_NAME} nor {LM_NAME}; {mend}")
+        return ModelFolder(path, {})
+    raw = _read_json(path / CONFIG_NAME)
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path / CONFIG_NAME}: not a JSON object; copy the file again")
+    return ModelFolder(path, raw)
+
+
+def load_lm(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    lora: str | Path | None = None,
+    keep_lora: bool = False,
+    conditions: Mapping[str, str | None] | None = None,
+) -> tuple[DuplexLM, LMConfig, dict[str, Any]]:
+    """The language model of `folder` in eval mode, its configuration and the folder's config.json.
+
+    `dtype` None means float32 on the CPU and the stored type elsewhere. `lora` is an adapter file, or a
+    folder with `lora.safetensors`, for this model; without it the adapter that config.json names is used,
+    if any. It is merged into the weights, or kept as separate layers (`keep_lora`). `conditions` chooses
+    values for models trained with fixed conditions (`duplex.conditions`). Raises CheckpointError and
+    ConfigError.
+    """
+    opened = open_folder(folder)
+    config = opened.network()
+    header = read_header(opened.file("moshi_name", LM_NAMES))
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored_dtype(header))
+    adapter = _adapter(opened, lora, config)
+    lm = empty_lm(config, opened.config_path, header)
+    what = (str(opened.config_path) if opened.raw
+            else f"a Moshi 7B, which a folder without {CONFIG_NAME} is taken for; add the {CONFIG_NAME}")
+    tables = condition_tables(opened.raw, str(opened.config_path))
+    ignore = [name for name in header.tensors if tables and name.startswith(PREFIX)]
+    load_weights(lm, header, device, dtype, what, ignore)
+    bake_conditions(lm, header, tables, conditions or {})
+    if adapter is not None:
+        load_adapter(lm, *adapter, keep=keep_lora)
+    if opened.raw.get("model_type") == "hibiki":
+        # Hibiki may end its text (2) before the speech to translate has ended; fed back as PAD it goes on.
+        with torch.no_grad():
+            lm.text_emb.weight[2] = lm.text_emb.weight[config.existing_text_padding_id]
+    return lm.eval(), config, opened.raw
+
+
+def _adapter(opened: ModelFolder, lora: str | Path | None, config: LMConfig) -> tuple[Path, float] | None:
+    """The adapter's file and its scaling, which the config.json beside an adapter says best."""
+    if lora is None:
+        name = opened.raw.get("lora_name")
+        return None if name is None else (opened.file("lora_name", ()), config.lora_scaling)
+    path = Path(lora)
+    path = path / LORA_NAME if path.is_dir() else path
+    beside, scaling = path.with_name(CONFIG_NAME), config.lora_scaling
+    if beside.is_file():
+        values = _read_json(beside)
+        scaling = values.get("lora_scaling", scaling) if isinstance(values, dict) else scaling
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise ConfigError(f"{beside}: lora_scaling is {show(scaling)}; give a number")
+    return path, float(scaling)
+
+
+def load_model(
+    source: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    *,
+    lora: str | Path | None = None,
+) -> LoadedModel:
+    """Language model, codec and tokenizer of `source`, checked to fit together.
+
+    `source` is "tiny" (the embedded model), a folder, or a hub id "org/name" (`revision`: its branch, tag or
+    commit). `dtype` and `lora` as in `load_lm`; the codec always computes in float32. Raises CheckpointError
+    and ConfigError.
+    """
+    opened = open_folder(resolve(source, revision))
+    config = opened.network()
+    tokenizer = Tokenizer.load(opened.file("tokenizer_name", TOKENIZER_NAMES),
+                               config.existing_text_padding_id, config.existing_text_end_padding_id)
+    if tokenizer.vocab_size != config.text_card and not config.demux_second_stream:
+        raise ConfigError(f"{opened.config_path}: text_card is {config.text_card}, but the tokenizer has "
+                          f"{tokenizer.vocab_size} pieces; use the tokenizer of this model")
+    codec = _load_codec(opened, config, device)
+    lm, config, raw = load_lm(opened.path, device, dtype, lora=lora)
+    meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
+    return LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
+
+
+def _load_codec(opened: ModelFolder, config: LMConfig, device: torch.device | str) -> MimiCodec:
+    weights = opened.file("mimi_name", MIMI_NAMES)
+    layout, mimi_config = StreamLayout.from_config(config), opened.mimi_config() or MimiConfig()
+    if mimi_config.cardinality != config.card:
+        raise ConfigError(f"{opened.config_path}: card is {config.card}, but the codec's books have "
+                          f"{mimi_config.cardinality} entries; use the codec of this model")
+    read_header(weights)
+    codec = MimiCodec.from_files(weights, mimi_config, max(layout.n_system, layout.n_user), device)
+    for name, tensor in codec.mimi.state_dict().items():
+        require_finite(tensor, weights, name)
+    return codec
+
+
+def resolve(source: str | Path, revision: str | None = None) -> Path:
+    """The folder that `source` means: "tiny", a local folder, or a hub id, whose files are fetched."""
+    if source == "tiny":
+        embedded = Path(str(importlib.resources.files("duplex"))) / "assets" / "tiny"
+        if not embedded.is_dir():
+            raise CheckpointError(
+                "tiny: this installation came without the embedded model; install it again or give a folder")
+        return embedded
+    text = str(source)
+    if Path(source).exists() or not HUB_ID.fullmatch(text):
+        return Path(source)
+    folder = fetch(text, [CONFIG_NAME], revision)
+    names = [CONFIG_NAME, LM_NAME, *MIMI_NAMES, *TOKENIZER_NAMES, CARD_NAME]
+    if (folder / CONFIG_NAME).is_file():
+        raw = open_folder(folder).raw
+        named = [value for key, value in raw.items() if key.endswith("_name") and isinstance(value, str)]
+        names += [name for name in named if not name.startswith("hf://")]
+    # The folder of a snapshot is called by its commit: the second request must not get a newer one.
+    return fetch(text, names, folder.name)
