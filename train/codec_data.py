@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -34,9 +35,9 @@ def whisper_encoder(folder: str | Path, threads: int = 1):
     return encode
 
 
-def teacher_features(bank: Bank, encoder, out: Path, dims: int = 96) -> None:
+def teacher_features(bank: Bank, encoder, out: Path, share: float = 1.0, dims: int = 96) -> None:
     """Write ``out``/features.npy float16 [N, dims] and ``out``/starts.npy [clips + 1], 20 ms a row, clip after clip,
-    and which clips they are in clips.json.
+    and which clips they are in clips.json. ``share`` of the user clips are taken (a fixed choice), and all others.
 
     Clips are laid end to end in windows of 30 s; the features are centred and reduced to their main ``dims`` components.
     """
@@ -66,8 +67,10 @@ def teacher_features(bank: Bank, encoder, out: Path, dims: int = 96) -> None:
         pending.clear()
         filled = 0
 
-    total = len(bank.clips)
-    for number, clip in enumerate(bank.clips):
+    rng = random.Random(0)
+    clips = [c for c in bank.clips if rng.random() < share or c.role != "user" or c.engine == "asterisk"]
+    total = len(clips)
+    for number, clip in enumerate(clips):
         samples = bank.samples(clip)[: int(WINDOW_SECONDS * SAMPLE_RATE)]
         samples = np.pad(samples, (0, -len(samples) % TEACHER_HOP))
         if filled + len(samples) > WINDOW_SECONDS * SAMPLE_RATE:
@@ -76,14 +79,14 @@ def teacher_features(bank: Bank, encoder, out: Path, dims: int = 96) -> None:
         pending.append((filled // TEACHER_HOP, len(samples) // TEACHER_HOP))
         window.extend((samples, gap))
         filled += len(samples) + len(gap)
-        if number % 500 == 499:
+        if number % 100 == 99:
             left = (time.monotonic() - started) / (number + 1) * (total - number - 1) / 60
             print(f"\rteacher: {number + 1}/{total} clips, {left:.1f} min left", end="", file=sys.stderr, flush=True)
     flush()
     if basis is None:
         stack = np.concatenate(rows)
         mean, basis = stack.mean(0), np.linalg.svd(stack - stack.mean(0), full_matrices=False)[2][:dims].T
-    (out / "clips.json").write_text(json.dumps([[c.engine, c.offset] for c in bank.clips]))
+    (out / "clips.json").write_text(json.dumps([[c.engine, c.offset] for c in clips]))
     reduced = [((r - mean) @ basis).astype(np.float16) for r in rows]
     np.save(out / "starts.npy", np.cumsum([0, *map(len, reduced)]))
     np.save(out / "features.npy", np.concatenate(reduced))

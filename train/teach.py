@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="folder of a CTranslate2 Whisper model")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the user clips to take")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     try:
         folder = args.model or packaged_whisper(args.out / "whisper-base")
-        teacher_features(Bank(args.bank), whisper_encoder(folder, args.threads), args.out)
+        teacher_features(Bank(args.bank), whisper_encoder(folder, args.threads), args.out, args.share)
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

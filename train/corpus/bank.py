@@ -17,7 +17,7 @@ import numpy as np
 
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
-from train.corpus.voices import Engine, Utterance, resample_mono
+from train.corpus.voices import Engine, Utterance, resample_mono, trim
 
 PEAK = 0.5
 
@@ -123,3 +123,9 @@ class Bank:
     def samples(self, clip: Clip) -> np.ndarray:
         """float32 [S] at 24 kHz, peak 0.5."""
         return self._pcm[clip.engine][clip.offset : clip.offset + clip.samples].astype(np.float32) / 32768.0
+
+    def speech(self, clip: Clip) -> Utterance:
+        """The clip without the silence around it, word times counted from the first sample kept."""
+        samples, moved = trim(self.samples(clip))
+        words = tuple(Word(w.text, max(0.0, w.start - moved), max(0.0, w.end - moved)) for w in clip.words)
+        return Utterance(samples, words)

@@ -1,0 +1,87 @@
+"""Train a duplex language model on tokenised dialogues.
+
+    python -m train.fit RECIPE.toml --shards SHARDS --out RUN [--set train.lr=3e-4 …]
+
+SHARDS holds train/ and test/. RUN keeps the last checkpoint, CSV logs and, after every checkpoint, RUN/model: a model
+folder without its codec (python -m train.export adds it). Starting again with the same RUN resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from duplex.config import LMConfig
+from duplex.errors import ConfigError, DuplexError
+from duplex.overlay import load_toml
+from train.data import DialogueData
+from train.module import DuplexModule, FitSettings
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """A language-model recipe: the model and how to train it."""
+
+    model: LMConfig
+    train: FitSettings = field(default_factory=FitSettings)
+
+
+def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:
+    """Raises ConfigError when the shards do not fit the model."""
+    wanted = {"cardinality": config.card, "vocabulary": config.text_card, "codebooks": config.dep_q}
+    for name, value in wanted.items():
+        if int(metadata[name]) != value:
+            raise ConfigError(f"{source}: the shards have {name} {metadata[name]} but the recipe's model has {value}; change the recipe or "
+                              "prepare the corpus again")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe values")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="stop after this long, keeping a checkpoint")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    try:
+        recipe = load_toml(FitRecipe, args.recipe, args.set)
+        data = DialogueData(args.shards / "train", args.shards / "test", recipe.train.frames, recipe.train.batch, recipe.train.seed)
+        check_corpus(recipe.model, data.train_shards.metadata, str(args.recipe))
+        fit(recipe, data, args.out, args.minutes)
+    except (DuplexError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None = None) -> DuplexModule:
+    """Train to the recipe's last step, resuming from ``out``/last.ckpt when it is there; returns the module."""
+    s = recipe.train
+    L.seed_everything(s.seed, verbose=False)
+    out.mkdir(parents=True, exist_ok=True)
+    module = DuplexModule(recipe.model, s)
+    keep = ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=s.keep_every)
+    trainer = L.Trainer(
+        max_steps=s.steps, max_time={"minutes": minutes} if minutes else None, accelerator="auto", devices=1,
+        gradient_clip_val=s.clip, val_check_interval=s.validate_every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        log_every_n_steps=20, logger=CSVLogger(out, "logs", ""), callbacks=[keep, TQDMProgressBar(refresh_rate=20)],
+        enable_model_summary=False)
+    last = out / "last.ckpt"
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=False)
+    trainer.save_checkpoint(last)
+    (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1))
+    return module
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""Train a sentencepiece tokenizer with Moshi's special ids on the texts of a corpus.
+
+    python -m train.tokenizer DIALOGUES --size 640 --out tokenizer.model
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import sentencepiece
+
+from duplex.text import EPAD_ID, PAD_ID
+from train.synthesize import SYSTEM_LABEL
+
+
+def train_tokenizer(texts: list[str], size: int) -> bytes:
+    """A unigram model with byte fallback; ids 0 EPAD (unknown), 1 begin, 2 end, 3 PAD, as in Moshi's tokenizer."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=size, model_type="unigram", byte_fallback=True,
+        character_coverage=1.0, unk_id=EPAD_ID, bos_id=1, eos_id=2, pad_id=PAD_ID, hard_vocab_limit=False,
+        minloglevel=2, num_threads=1, shuffle_input_sentence=False)
+    return model.getvalue()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dialogues", type=Path)
+    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    texts = [" ".join(word for word, _, label in json.loads(path.read_text())["alignments"]
+                      if label == SYSTEM_LABEL)
+             for path in sorted(args.dialogues.rglob("*.json"))]
+    if not texts:
+        print(f"error: {args.dialogues}: no alignment files (*.json); synthesise or annotate dialogues first", file=sys.stderr)
+        return 2
+    part = args.out.with_name(args.out.name + ".part")
+    part.write_bytes(train_tokenizer(texts, args.size))
+    os.replace(part, args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
