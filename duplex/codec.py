@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,14 @@ class CodecStream(Protocol):
 
     def clone(self) -> CodecStream:
         """An independent copy that continues from the same state."""
+        ...
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """The state as named tensors (not copies), for storing."""
+        ...
+
+    def load_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a stored state; raises InputError when it is not that of such a stream."""
         ...
 
 
@@ -260,6 +268,22 @@ class MimiStream:
         """An independent copy that continues from the same state."""
         return MimiStream(self.codec, self.batch_size, {k: _copy_state(v) for k, v in self._state.items()})
 
+    def to_dict(self) -> dict[str, Tensor]:
+        """The state as named tensors (not copies), for storing."""
+        return {key: torch.as_tensor(getattr(owner, name)) for key, owner, name in _leaves(self._state)}
+
+    def load_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a stored state; raises InputError when it is not that of such a stream."""
+        leaves = list(_leaves(self._state))
+        mine = self.to_dict()
+        if {key: (value.shape, value.dtype) for key, value in tensors.items()} != {
+                key: (value.shape, value.dtype) for key, value in mine.items()}:
+            raise InputError("the stored codec state is that of another codec or batch size; use the codec it was stored with")
+        for key, owner, name in leaves:
+            old = getattr(owner, name)
+            new = tensors[key]
+            setattr(owner, name, new.to(old.device, copy=True) if isinstance(old, Tensor) else int(new))
+
     def _lent(self) -> _Lent:
         return _Lent(self.codec.mimi, self._state)
 
@@ -276,6 +300,16 @@ class _Lent:
 
     def __exit__(self, *_: object) -> None:
         self.mimi._stop_streaming()
+
+
+def _leaves(states: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """(key, owner, attribute) of every tensor and counter in the states of a stream."""
+    for module, state in states.items():
+        for name, value in vars(state).items():
+            if isinstance(value, Tensor) or name == "offset_cpu":
+                yield f"{module}.{name}", state, name
+            elif type(value).__name__ == "RingKVCache":
+                yield from ((f"{module}.{name}.{inner}", value, inner) for inner in ("cache", "end_offset"))
 
 
 def _copy_state(state: Any) -> Any:

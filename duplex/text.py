@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import codecs
 import copy
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -171,6 +173,26 @@ def row_to_words(row: Sequence[int] | np.ndarray, tokenizer: TextTokenizer) -> l
     return words + list(reader.flush())
 
 
+def read_words(path: str | Path) -> list[Word]:
+    """Timed words from a JSON file `{"words": [[word, start, end], ...]}`, in seconds, in order of their starts.
+
+    Raises InputError when the file is missing, is no such file, or has a time that is negative or not finite.
+    """
+    path = Path(path)
+    shape = 'it must hold {"words": [[word, start, end], ...]} with times in seconds'
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["words"]
+        words = [Word(text.strip(), float(start), float(end)) for text, start, end in entries]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(f"{path}: not a file of timed words; {shape}") from None
+    for word in words:
+        if not (word.text and 0 <= word.start <= word.end < math.inf):
+            raise InputError(f"{path}: word {word.text!r} from {word.start} to {word.end} s cannot be; {shape}")
+    return sorted(words, key=lambda word: word.start)
+
+
 class RowReader:
     """Reads a text row one frame at a time: the one definition of how tokens become text and words.
 
@@ -215,14 +237,16 @@ class RowReader:
     def clone(self) -> RowReader:
         return copy.copy(self)  # every field is immutable or shared on purpose (the tokenizer)
 
-    def to_dict(self) -> dict[str, object]:
-        """Everything but the tokenizer, as plain values."""
-        return {name: value for name, value in vars(self).items() if name != "tokenizer"}
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tokenizer, as values that JSON can hold."""
+        return {"frame": self.frame, "word": list(self._word), "start": self._start, "tokens": self._tokens,
+                "writing": self._writing, "pending": list(self._pending)}
 
     @classmethod
-    def from_dict(cls, tokenizer: TextTokenizer, values: dict[str, object]) -> RowReader:
-        reader = cls(tokenizer)
-        vars(reader).update(values)
+    def from_dict(cls, tokenizer: TextTokenizer, values: dict[str, Any]) -> RowReader:
+        reader = cls(tokenizer, values["frame"])
+        reader._word, reader._pending = bytes(values["word"]), bytes(values["pending"])
+        reader._start, reader._tokens, reader._writing = values["start"], values["tokens"], values["writing"]
         return reader
 
     def _stop(self) -> int:

@@ -84,6 +84,16 @@ class EnergyVad:
         """Takes one frame of samples [S]; returns whether the side is active in it."""
         return self.push_level(level_db(pcm))
 
+    def to_dict(self) -> dict[str, bool | float]:
+        """Everything but the configuration, as plain values."""
+        return {"active": self.active, "floor_db": self.floor_db}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, bool | float], config: VadConfig = DEFAULT_VAD) -> EnergyVad:
+        vad = cls(config)
+        vad.active, vad.floor_db = bool(values["active"]), float(values["floor_db"])
+        return vad
+
     def push_level(self, db: float) -> bool:
         config = self.config
         margin = config.noise_margin_db

@@ -1,0 +1,267 @@
+"""The loop body: 80 ms of the user's sound in, 80 ms of the system's sound out, with text, words and events.
+
+Everything that converses drives this one class: offline simulation, the microphone, the server, the benchmarks
+and the tests. They differ in their clocks and audio ends alone. A session never waits, reads no time and feeds
+the model every frame whatever happens, because a skipped frame would shift the model's sense of time.
+
+Alignment. Step i takes user frame i and gives system frame i. The model speaks with an acoustic delay of d frames
+(d = 1 for Moshi: arXiv:2410.00037, section 3.4.3): system frame i is the model's frame i - d, so the first d
+frames are silent, and user frame i is its frame i - 1. With d = 1 the two sides therefore lie beside each other as
+the two channels of a training dialogue do. Words and events are timed by the frames in which their sound comes
+out: frame i spans i * 0.08 s to (i + 1) * 0.08 s on both sides. A live listener hears system frame i one frame
+later than that, since it is made when user frame i is complete.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from duplex.audio import pad_to_frames
+from duplex.checkpoint import LoadedModel
+from duplex.codec import CodecStream
+from duplex.config import SamplingConfig
+from duplex.engine import Engine, FrameOut, StreamState
+from duplex.errors import CheckpointError, ConfigError, InputError
+from duplex.safefile import iterate_tensors, read_header
+from duplex.streams import UNGENERATED, StreamLayout
+from duplex.text import RowReader, Word
+from duplex.turns import DEFAULT_TURNS, DEFAULT_VAD, EnergyVad, Event, TurnConfig, TurnTracker, VadConfig
+from duplex.units import FRAME_SAMPLES, frames_to_samples, frames_to_seconds, samples_to_frames
+
+PROMPT_GAP_FRAMES = 6
+"""Silence after each part of a prompt, half a second."""
+_SESSION = "duplex_session"  # the entry in the metadata of a stored session
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model lives through before time zero; the user is silent meanwhile and nothing of it is heard."""
+
+    text: str | None = None
+    """Persona or situation: its tokens are forced into the text row, one per frame, while the system is silent."""
+    audio: np.ndarray | None = None
+    """Voice: float32 [S] at 24 kHz that the system is made to have said, with PAD in the text row."""
+
+
+@dataclass(frozen=True)
+class SessionFrame:
+    """What one step gives. Times are in seconds since time zero, see the alignment note above."""
+
+    index: int
+    """Number of the frame, counted from time zero."""
+    pcm: np.ndarray
+    """The system's sound, float32 [1920] at 24 kHz."""
+    text: str
+    """Text that goes with this frame: whole characters, with a space before each word; mostly empty."""
+    words: tuple[Word, ...]
+    """Words that ended with this frame."""
+    events: tuple[Event, ...]
+    """Events that became known with this frame."""
+    text_token: int
+    """Text token of this frame, UNGENERATED in the first frames that are silent by delay."""
+    system_codes: np.ndarray
+    """The system's codes, int64 [n_system], UNGENERATED likewise."""
+    user_codes: np.ndarray
+    """The user's codes as the model heard them, int64 [n_user]."""
+    text_ahead: int
+    """Text token that the model has just chosen; its sound comes out after the acoustic delay."""
+    system_active: bool
+    """Is there sound in `pcm`?"""
+    user_active: bool
+    """Is there sound in the user's frame?"""
+
+    @property
+    def time(self) -> float:
+        return frames_to_seconds(self.index)
+
+
+class Session:
+    """One conversation. A value: `clone` gives an independent copy that continues from the same moment.
+
+    `sampling` None takes what the model recommends. InputError for an unusable prompt, ConfigError for a model whose
+    parts do not converse.
+    The same seed, prompt and frames give the same frames bit for bit, on one machine with one number of threads.
+    """
+
+    def __init__(self, model: LoadedModel, sampling: SamplingConfig | None = None, seed: int = 0,
+                 prompt: Prompt | None = None, turns: TurnConfig = DEFAULT_TURNS, vad: VadConfig = DEFAULT_VAD):
+        self.layout = StreamLayout.from_config(model.config)
+        _check_fit(model, self.layout)
+        self.delay = model.config.max_delay
+        """Frames that are silent at first: the acoustic delay."""
+        self.index = 0
+        """Number of the frame that comes next."""
+        self._model = model
+        self._engine = Engine(model.lm, sampling or model.sampling)
+        self._state: StreamState = self._engine.init_state(1, seed)
+        self._codec: CodecStream = model.codec.stream(1)
+        self._reader = RowReader(model.tokenizer, frame=self.delay)
+        self._system_vad, self._user_vad = EnergyVad(vad), EnergyVad(vad)
+        self._turns = TurnTracker(turns)
+        if prompt is not None:
+            self._live_through(prompt)
+
+    def step(self, pcm: np.ndarray) -> SessionFrame:
+        """Takes the user's next frame, float32 [1920] at 24 kHz, and gives the system's.
+
+        Raises InputError for another type, shape or for samples that are NaN or infinite; the session is then as
+        it was before.
+        """
+        _check_samples("a user frame", pcm, FRAME_SAMPLES)
+        user_codes, out, system_pcm = self._advance(pcm)
+        tokens = out.tokens[0].cpu().numpy()
+        if self.index < self.delay:  # what comes out now was begun before time zero
+            tokens = np.full_like(tokens, UNGENERATED)
+            system_pcm = np.zeros(FRAME_SAMPLES, dtype=np.float32)
+            text, words = "", ()
+        else:
+            text, words = self._reader.push(int(tokens[self.layout.text_row]))
+        system_active, user_active = self._system_vad.push(system_pcm), self._user_vad.push(pcm)
+        frame = SessionFrame(
+            index=self.index, pcm=system_pcm, text=text, words=words,
+            events=self._turns.push(system_active, user_active),
+            text_token=int(tokens[self.layout.text_row]), system_codes=tokens[self.layout.system_rows],
+            user_codes=user_codes, text_ahead=int(out.text_now[0]),
+            system_active=system_active, user_active=user_active)
+        self.index += 1
+        return frame
+
+    def finish(self) -> tuple[tuple[Word, ...], tuple[Event, ...]]:
+        """Ends the conversation: the word and the events that are still open. Call it once, after the last step."""
+        return self._reader.flush(), self._turns.flush()
+
+    def clone(self) -> Session:
+        """An independent session that continues from this moment; the weights are shared."""
+        twin = copy.copy(self)
+        twin._state, twin._codec = self._state.clone(), self._codec.clone()
+        twin._reader, twin._turns = self._reader.clone(), self._turns.clone()
+        twin._system_vad, twin._user_vad = copy.copy(self._system_vad), copy.copy(self._user_vad)
+        return twin
+
+    def save(self, path: str | Path) -> None:
+        """Writes the whole state to a safetensors file, from which `load` continues; it appears when it is complete."""
+        path = Path(path)
+        tensors = {**_prefixed("engine", self._state.to_dict()), **_prefixed("codec", self._codec.to_dict())}
+        values = {
+            "index": self.index, "sampling": asdict(self._engine.sampling), "reader": self._reader.to_dict(),
+            "turns": asdict(self._turns.config), "tracker": self._turns.to_dict(), "vad": asdict(self._user_vad.config),
+            "system_vad": self._system_vad.to_dict(), "user_vad": self._user_vad.to_dict()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary,
+                      {_SESSION: json.dumps(values)})
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: cannot be written ({reason}); check the folder") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, model: LoadedModel, path: str | Path) -> Session:
+        """The session that `save` wrote, on the same model. Raises CheckpointError when the file is not of that kind."""
+        header = read_header(path)
+        if _SESSION not in header.metadata:
+            raise CheckpointError(f"{path}: not a stored session; give a file that Session.save wrote")
+        tensors = dict(iterate_tensors(header))
+        try:
+            values = json.loads(header.metadata[_SESSION])
+            vad, turns = VadConfig(**values["vad"]), TurnConfig(**values["turns"])
+            session = cls(model, SamplingConfig(**values["sampling"]), turns=turns, vad=vad)
+            session._load_state(_unprefixed("engine", tensors))
+            session._codec.load_dict(_unprefixed("codec", tensors))
+            session.index = values["index"]
+            session._reader = RowReader.from_dict(model.tokenizer, values["reader"])
+            session._turns = TurnTracker.from_dict(values["tracker"], turns)
+            session._system_vad = EnergyVad.from_dict(values["system_vad"], vad)
+            session._user_vad = EnergyVad.from_dict(values["user_vad"], vad)
+        except (KeyError, TypeError, ValueError):
+            raise CheckpointError(f"{path}: stored from a session of another model or version; use that one") from None
+        return session
+
+    def _load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Replaces the engine's state after checking it against the shapes of this model's; InputError."""
+        expected = {name: (value.shape, value.dtype) for name, value in self._state.to_dict().items()}
+        if {name: (value.shape, value.dtype) for name, value in tensors.items()} != expected:
+            raise InputError("the stored state is that of another model; use the model it was stored with")
+        device = self._engine.device
+        self._state = StreamState.from_dict({name: value.to(device) for name, value in tensors.items()})
+
+    def _advance(self, pcm: np.ndarray, forced_text: torch.Tensor | None = None,
+                 forced_system: torch.Tensor | None = None) -> tuple[np.ndarray, FrameOut, np.ndarray]:
+        """One frame through codec, model and codec; gives the user's codes [n_user], tokens and sound [1920]."""
+        pcm_11S = torch.from_numpy(pcm)[None, None].to(self._engine.device)
+        user_codes = self._codec.encode_frame(pcm_11S)[:, : self.layout.n_user]
+        self._state, out = self._engine.step(
+            self._state, user_codes, forced_text=forced_text, forced_system=forced_system)
+        if bool(out.ready[0]):
+            decoded = self._codec.decode_frame(out.tokens[:, self.layout.system_rows])
+            system_pcm = decoded[0, 0].float().cpu().numpy()
+        else:
+            system_pcm = np.zeros(FRAME_SAMPLES, dtype=np.float32)
+        return user_codes[0].cpu().numpy(), out, system_pcm
+
+    def _live_through(self, prompt: Prompt) -> None:
+        """Forces the frames of the prompt, voice first, each part followed by a gap of silence."""
+        tokenizer = self._model.tokenizer
+        text: list[int] = []
+        voice = np.zeros(0, dtype=np.float32)
+        if prompt.audio is not None:
+            _check_samples("the prompt audio", prompt.audio)
+            voice = pad_to_frames(prompt.audio)
+            text += [tokenizer.pad_id] * (samples_to_frames(len(voice)) + PROMPT_GAP_FRAMES)
+        if prompt.text is not None:
+            text += tokenizer.encode(prompt.text) + [tokenizer.pad_id] * PROMPT_GAP_FRAMES
+        if not text:
+            return
+        system_pcm = np.pad(voice, (0, frames_to_samples(len(text)) - len(voice)))
+        device = self._engine.device
+        codes_1KT = self._model.codec.encode(torch.from_numpy(system_pcm)[None, None].to(device))
+        silence = np.zeros(FRAME_SAMPLES, dtype=np.float32)
+        for frame, token in enumerate(text):
+            self._advance(silence, torch.tensor([token], device=device), codes_1KT[:, :, frame])
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _check_samples(what: str, pcm: object, length: int | None = None) -> None:
+    """Raises InputError unless `pcm` is a finite float32 numpy array [length] (None: of any length)."""
+    fits = isinstance(pcm, np.ndarray) and pcm.dtype == np.float32 and pcm.ndim == 1
+    if not fits or length not in (None, len(pcm)):
+        found = f"{pcm.dtype} {list(pcm.shape)}" if isinstance(pcm, np.ndarray) else type(pcm).__name__
+        raise InputError(f"{what} is {found}; give a numpy array float32 [{length or 'samples'}] at 24 kHz")
+    if not np.isfinite(pcm).all():
+        raise InputError(f"{what} holds NaN or infinite samples; replace them with silence")
+
+
+def _check_fit(model: LoadedModel, layout: StreamLayout) -> None:
+    """Raises ConfigError unless language model, codec and tokenizer belong together and converse."""
+    config, codec, tokenizer, where = model.config, model.codec, model.tokenizer, model.folder
+    if not layout.n_system or not layout.n_user:
+        raise ConfigError(f"{where}: the model has {layout.n_system} system and {layout.n_user} user codebooks; "
+                          "a conversation needs both")
+    if codec.n_codebooks != layout.n_system or layout.n_user > layout.n_system:
+        raise ConfigError(f"{where}: the codec gives {codec.n_codebooks} codebooks, but the model speaks "
+                          f"{layout.n_system} and hears {layout.n_user}; use the codec of this model")
+    if codec.cardinality != config.card:
+        raise ConfigError(f"{where}: the codec has {codec.cardinality} codes per codebook, but the model "
+                          f"{config.card}; use the codec of this model")
+    if tokenizer.vocab_size > config.text_card:
+        raise ConfigError(f"{where}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only "
+                          f"{config.text_card}; use the tokenizer of this model")

@@ -1,0 +1,1 @@
+"""Commands that run a model: `python -m infer.demo`, `python -m infer.simulate`."""
