@@ -19,11 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from duplex.config import LMConfig
 from duplex.model.layers import (
     GatedFeedForward,
+    Rotation,
     attend,
     make_norm,
     make_scale,
-    rotary_angles,
-    rotate,
     sinusoids,
     split_heads,
 )
@@ -34,8 +33,8 @@ from duplex.model.projections import ProjectionList
 class DepthCache:
     """Keys and values of the positions of the present frame: scratch space, nothing outlives the frame."""
 
-    keys_LNGQE: Tensor
-    values_LNGQE: Tensor
+    store_LNGQE: Tensor
+    """[L, N, 2 G, Q, E]: the heads' keys above their values."""
 
 
 class DepthAttention(nn.Module):
@@ -47,26 +46,18 @@ class DepthAttention(nn.Module):
         self.kv_heads = self.heads // config.depformer_kv_repeat
         out = (self.heads + 2 * self.kv_heads) * (dim // self.heads)
         sets, schedule = config.depth_weight_sets, config.depformer_weights_per_step_schedule
-        self.interleaved = config.depformer_pos_emb != "rope_concat"
         self.in_projs = ProjectionList((nn.Linear(dim, out, bias=False) for _ in range(sets)), schedule)
         self.out_projs = ProjectionList((nn.Linear(dim, dim, bias=False) for _ in range(sets)), schedule)
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
-    def _heads(self, projected: Tensor, angles) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = split_heads(projected, self.heads, self.kv_heads)
-        if angles is not None:
-            q, k = rotate(q, angles, self.interleaved), rotate(k, angles, self.interleaved)
-        return q, k, v
+    def forward(self, x_NQD: Tensor, rotation: Rotation | None) -> Tensor:
+        q, kv = split_heads(self.in_projs(x_NQD), self.heads, self.kv_heads, rotation)
+        return self.out_projs(attend(q, kv, causal=True))
 
-    def forward(self, x_NQD: Tensor, angles) -> Tensor:
-        q, k, v = self._heads(self.in_projs(x_NQD), angles)
-        return self.out_projs(attend(q, k, v, causal=True))
-
-    def step(self, x_N1D: Tensor, angles, position: int, keys_NGQE: Tensor, values_NGQE: Tensor) -> Tensor:
-        q, k, v = self._heads(self.in_projs.at(position)(x_N1D), angles)
-        keys_NGQE[:, :, position], values_NGQE[:, :, position] = k[:, :, 0], v[:, :, 0]
-        seen = slice(0, position + 1)
-        return self.out_projs.at(position)(attend(q, keys_NGQE[:, :, seen], values_NGQE[:, :, seen]))
+    def step(self, x_N1D: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
+        q, kv = split_heads(self.in_projs.at(position)(x_N1D), self.heads, self.kv_heads, rotation)
+        store_NGQE[:, :, position] = kv[:, :, 0]
+        return self.out_projs.at(position)(attend(q, store_NGQE[:, :, : position + 1]))
 
 
 class DepthLayer(nn.Module):
@@ -104,12 +95,12 @@ class DepthLayer(nn.Module):
             y = self.gating(y)
         return x + self.layer_scale_2(y)
 
-    def forward(self, x_NQD: Tensor, angles) -> Tensor:
-        x_NQD = x_NQD + self.layer_scale_1(self.self_attn(self.norm1(x_NQD), angles))
-        return self._feed_forward(x_NQD, None)
+    def forward(self, x_NQD: Tensor, rotation: Rotation | None) -> Tensor:
+        attended = self.self_attn(self.norm1(x_NQD), rotation)
+        return self._feed_forward(x_NQD + self.layer_scale_1(attended), None)
 
-    def step(self, x_N1D: Tensor, angles, position: int, keys: Tensor, values: Tensor) -> Tensor:
-        attended = self.self_attn.step(self.norm1(x_N1D), angles, position, keys, values)
+    def step(self, x_N1D: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
+        attended = self.self_attn.step(self.norm1(x_N1D), rotation, position, store_NGQE)
         return self._feed_forward(x_N1D + self.layer_scale_1(attended), position)
 
 
@@ -121,37 +112,40 @@ class DepthTransformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depformer_num_layers))
 
-    def _positions(self, x_NQD: Tensor, positions_Q: Tensor):
-        c = self.config
-        if "sin" in c.depformer_pos_emb:
+    def _positions(self, x_NQD: Tensor, first: int) -> tuple[Tensor, Rotation | None]:
+        """`x`, whose positions start at `first`, with absolute positions added, and the rotation, if any."""
+        c, kind = self.config, self.config.depformer_pos_emb
+        if kind == "none":
+            return x_NQD, None
+        positions_Q = torch.arange(first, first + x_NQD.shape[1], device=x_NQD.device)
+        if "sin" in kind:
             added = sinusoids(positions_Q, c.depformer_dim, c.depformer_max_period, x_NQD.dtype)
             x_NQD = x_NQD + c.depformer_positional_scale * added
-        angles = None
-        if "rope" in c.depformer_pos_emb:
-            head_dim = c.depformer_dim // c.depformer_num_heads
-            angles = rotary_angles(positions_Q, head_dim, c.depformer_max_period)
-        return x_NQD, angles
+        if "rope" not in kind:
+            return x_NQD, None
+        head_dim = c.depformer_dim // c.depformer_num_heads
+        return x_NQD, Rotation.at(positions_Q, head_dim, c.depformer_max_period, kind != "rope_concat")
 
     def forward(self, x_NQD: Tensor) -> Tensor:
         """All positions of N frames at once: [N, Q, D] -> [N, Q, D]."""
-        x_NQD, angles = self._positions(x_NQD, torch.arange(x_NQD.shape[1], device=x_NQD.device))
+        x_NQD, rotation = self._positions(x_NQD, 0)
         for layer in self.layers:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x_NQD = checkpoint(layer, x_NQD, angles, use_reentrant=False)
+                x_NQD = checkpoint(layer, x_NQD, rotation, use_reentrant=False)
             else:
-                x_NQD = layer(x_NQD, angles)
+                x_NQD = layer(x_NQD, rotation)
         return x_NQD
 
     def make_cache(self, batch_size: int, like: Tensor) -> DepthCache:
         """Scratch for one frame of `batch_size` rows, of the type and device of `like`."""
         c = self.config
-        shape = (c.depformer_num_layers, batch_size, c.depformer_num_heads // c.depformer_kv_repeat, c.dep_q,
-                 c.depformer_dim // c.depformer_num_heads)
-        return DepthCache(like.new_empty(shape), like.new_empty(shape))
+        kv_heads = 2 * c.depformer_num_heads // c.depformer_kv_repeat
+        head_dim = c.depformer_dim // c.depformer_num_heads
+        return DepthCache(like.new_empty(c.depformer_num_layers, batch_size, kv_heads, c.dep_q, head_dim))
 
     def step(self, x_ND: Tensor, position: int, cache: DepthCache) -> Tensor:
         """One position of N frames: [N, D] -> [N, D]; positions must be visited in order from 0."""
-        x_N1D, angles = self._positions(x_ND[:, None], torch.tensor([position], device=x_ND.device))
+        x_N1D, rotation = self._positions(x_ND[:, None], position)
         for i, layer in enumerate(self.layers):
-            x_N1D = layer.step(x_N1D, angles, position, cache.keys_LNGQE[i], cache.values_LNGQE[i])
+            x_N1D = layer.step(x_N1D, rotation, position, cache.store_LNGQE[i])
         return x_N1D[:, 0]

@@ -8,6 +8,7 @@ width.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.float() if self.float32 else x
-        scale = torch.rsqrt(self.eps + y.square().mean(-1, keepdim=True)) * self.alpha.flatten().to(y.dtype)
-        return (y * scale).to(x.dtype)
+        alpha = self.alpha.view(-1).to(y.dtype)
+        return F.rms_norm(y, alpha.shape, alpha, self.eps).to(x.dtype)
 
 
 class LayerNormFloat32(nn.LayerNorm):
@@ -126,21 +127,32 @@ class GatedFeedForward(nn.Module):
         return self.linear_out(self.activation(gate) * value)
 
 
-def rotary_angles(positions: Tensor, head_dim: int, max_period: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, float32 [..., head_dim / 2], of the rotations for integer `positions` [...]."""
-    steps = torch.arange(head_dim // 2, device=positions.device, dtype=torch.float32)
-    frequencies = torch.exp(steps * (-math.log(max_period) * 2 / head_dim))
-    angles = positions.float()[..., None] * frequencies
-    return torch.cos(angles), torch.sin(angles)
+class Rotation(NamedTuple):
+    """Rotary position embedding of some positions: pairs of channels turned by angles that grow with time."""
 
+    cos: Tensor
+    """float32 [..., E]: cosine of the angle of each channel."""
+    sin: Tensor
+    """float32 [..., E]: sine, negative for the first channel of each pair."""
+    interleaved: bool
+    """The pairs are neighbouring channels; else channel e belongs with channel e + E / 2."""
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor], interleaved: bool) -> Tensor:
-    """x [..., E] rotated in float32. The pairs are neighbours when `interleaved`, else the two halves."""
-    cos, sin = angles
-    part = -1 if interleaved else -2
-    real, imaginary = x.float().unflatten(-1, (-1, 2) if interleaved else (2, -1)).unbind(part)
-    turned = (real * cos - imaginary * sin, real * sin + imaginary * cos)
-    return torch.stack(turned, part).flatten(-2).to(x.dtype)
+    @classmethod
+    def at(cls, positions: Tensor, head_dim: int, max_period: float, interleaved: bool) -> Rotation:
+        """The rotation for integer `positions` [...]."""
+        steps = torch.arange(head_dim // 2, device=positions.device, dtype=torch.float32)
+        angles = positions.float()[..., None] * torch.exp(steps * (-math.log(max_period) * 2 / head_dim))
+        cos, sin = torch.cos(angles), torch.sin(angles)
+        dim = -1 if interleaved else -2
+        cos, sin = (torch.stack(pair, dim).flatten(-2) for pair in ((cos, cos), (-sin, sin)))
+        return cls(cos, sin, interleaved)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., E] turned, in float32."""
+        pairs, dim = ((-1, 2), -1) if self.interleaved else ((2, -1), -2)
+        y = x.float()
+        partner = y.unflatten(-1, pairs).flip(dim).flatten(-2)
+        return torch.addcmul(y * self.cos, partner, self.sin).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype) -> Tensor:
@@ -151,15 +163,24 @@ def sinusoids(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype
     return torch.cat([torch.cos(phase), torch.sin(phase)], -1)
 
 
-def split_heads(projected: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [B, H, T, E], keys and values [B, G, T, E] from the joint projection [B, T, (H + 2 G) * E]."""
+def split_heads(
+    projected: Tensor, heads: int, kv_heads: int, rotation: Rotation | None
+) -> tuple[Tensor, Tensor]:
+    """Queries [B, H, T, E] and, in one tensor [B, 2 G, T, E], the keys above the values.
+
+    `projected` is the joint projection [B, T, (H + 2 G) E]. Queries and keys are turned by `rotation`.
+    """
     E = projected.shape[-1] // (heads + 2 * kv_heads)
-    q, k, v = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads, kv_heads, kv_heads], dim=1)
-    return q, k, v
+    q, kv = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads, 2 * kv_heads], dim=1)
+    if rotation is not None:
+        k, v = kv.chunk(2, dim=1)
+        q, kv = rotation(q), torch.cat([rotation(k), v], dim=1)
+    return q, kv
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+def attend(q: Tensor, kv: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Softmax attention [B, H, T, E] -> [B, T, H * E]; groups of query heads share a key/value head."""
+    k, v = kv.chunk(2, dim=1)
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)

@@ -19,11 +19,10 @@ from duplex.config import LMConfig
 from duplex.errors import ConfigError
 from duplex.model.layers import (
     GatedFeedForward,
+    Rotation,
     attend,
     make_norm,
     make_scale,
-    rotary_angles,
-    rotate,
     sinusoids,
     split_heads,
 )
@@ -37,11 +36,16 @@ class KVRing:
     How many frames a row has seen is not kept here: the caller passes it to `TemporalTransformer.step`.
     """
 
-    keys_LBGCE: Tensor
-    values_LBGCE: Tensor
+    store_LBGCE: Tensor
+    """[L, B, 2 G, C, E]: the heads' keys above their values."""
 
     def clone(self) -> KVRing:
-        return KVRing(self.keys_LBGCE.clone(), self.values_LBGCE.clone())
+        return KVRing(self.store_LBGCE.clone())
+
+    def reset(self, mask_B: Tensor) -> None:
+        """Empties the rows where `mask` is True."""
+        # Old entries are never attended to again, but a NaN among them would survive the masking.
+        self.store_LBGCE[:, mask_B] = 0
 
 
 class TemporalAttention(nn.Module):
@@ -52,26 +56,18 @@ class TemporalAttention(nn.Module):
         self.heads = config.num_heads
         self.kv_heads = config.num_heads // config.kv_repeat
         head_dim = config.dim // config.num_heads
-        self.interleaved = config.positional_embedding != "rope_concat"
         out = (self.heads + 2 * self.kv_heads) * head_dim
         self.in_projs = ProjectionList([nn.Linear(config.dim, out, bias=False)])
         self.out_projs = ProjectionList([nn.Linear(config.dim, config.dim, bias=False)])
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
-    def project(self, x_BTD: Tensor, angles) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads)
-        if angles is not None:
-            q, k = rotate(q, angles, self.interleaved), rotate(k, angles, self.interleaved)
-        return q, k, v
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_TT: Tensor | None) -> Tensor:
+        q, kv = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads, rotation)
+        return self.out_projs[0](attend(q, kv, mask_TT, causal=mask_TT is None))
 
-    def forward(self, x_BTD: Tensor, angles, mask_TT: Tensor | None) -> Tensor:
-        q, k, v = self.project(x_BTD, angles)
-        return self.out_projs[0](attend(q, k, v, mask_TT, causal=mask_TT is None))
-
-    def step(self, x_B1D: Tensor, angles, ring: tuple[Tensor, Tensor], window: RingWindow) -> Tensor:
-        q, k, v = self.project(x_B1D, angles)
-        keys, values = (window.put(store, new[:, :, 0]) for store, new in zip(ring, (k, v), strict=True))
-        return self.out_projs[0](attend(q, keys, values, window.mask))
+    def step(self, x_B1D: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
+        q, kv = split_heads(self.in_projs[0](x_B1D), self.heads, self.kv_heads, rotation)
+        return self.out_projs[0](attend(q, window.put(ring_BGCE, kv[:, :, 0]), window.mask))
 
 
 class TemporalLayer(nn.Module):
@@ -97,13 +93,13 @@ class TemporalLayer(nn.Module):
         y = self.gating(y) if self.gated else self.linear2(F.gelu(self.linear1(y)))
         return x + self.layer_scale_2(y)
 
-    def forward(self, x_BTD: Tensor, angles, mask_TT: Tensor | None) -> Tensor:
-        x_BTD = x_BTD + self.layer_scale_1(self.self_attn(self.norm1(x_BTD), angles, mask_TT))
-        return self.feed_forward(x_BTD)
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_TT: Tensor | None) -> Tensor:
+        attended = self.self_attn(self.norm1(x_BTD), rotation, mask_TT)
+        return self.feed_forward(x_BTD + self.layer_scale_1(attended))
 
-    def step(self, x_B1D: Tensor, angles, ring: tuple[Tensor, Tensor], window: RingWindow) -> Tensor:
-        x_B1D = x_B1D + self.layer_scale_1(self.self_attn.step(self.norm1(x_B1D), angles, ring, window))
-        return self.feed_forward(x_B1D)
+    def step(self, x_B1D: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
+        attended = self.self_attn.step(self.norm1(x_B1D), rotation, ring_BGCE, window)
+        return self.feed_forward(x_B1D + self.layer_scale_1(attended))
 
 
 class RingWindow:
@@ -114,19 +110,23 @@ class RingWindow:
         self.rows = torch.arange(B, device=frames_B.device)
         self.slot_B = frames_B % capacity
         self.active_B11 = None if active_B is None else active_B[:, None, None]
-        # On the CPU the number of filled slots is known without a device synchronisation: attend to no more.
-        self.filled = min(int(frames_B.max()) + 1, capacity) if frames_B.device.type == "cpu" else capacity
-        slots = torch.arange(self.filled, device=frames_B.device)
-        # Slot c holds a frame of this row unless the row has not come that far since it was reset.
-        self.mask = (slots <= frames_B[:, None])[:, None, None, :]
+        self.filled, fewest = capacity, 0
+        if frames_B.device.type == "cpu":
+            # Here looking at the numbers costs no synchronisation: attend to filled slots only.
+            self.filled, fewest = min(int(frames_B.max()) + 1, capacity), int(frames_B.min()) + 1
+        self.mask = None
+        if fewest < self.filled:
+            # Slot c holds a frame of this row unless the row has not come that far since it was reset.
+            slots = torch.arange(self.filled, device=frames_B.device)
+            self.mask = (slots <= frames_B[:, None])[:, None, None, :]
 
-    def put(self, store_BGCE: Tensor, new_BGE: Tensor) -> Tensor:
+    def put(self, ring_BGCE: Tensor, new_BGE: Tensor) -> Tensor:
         """Writes one frame into the ring, except for inactive rows, and returns the part to attend to."""
-        new = new_BGE.to(store_BGCE.dtype)
+        new = new_BGE.to(ring_BGCE.dtype)
         if self.active_B11 is not None:
-            new = torch.where(self.active_B11, new, store_BGCE[self.rows, :, self.slot_B])
-        store_BGCE[self.rows, :, self.slot_B] = new
-        return store_BGCE[:, :, : self.filled]
+            new = torch.where(self.active_B11, new, ring_BGCE[self.rows, :, self.slot_B])
+        ring_BGCE[self.rows, :, self.slot_B] = new
+        return ring_BGCE[:, :, : self.filled]
 
 
 class TemporalTransformer(nn.Module):
@@ -137,32 +137,31 @@ class TemporalTransformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_layers))
 
-    def _positions(self, x_BTD: Tensor, positions: Tensor):
-        """Adds absolute positions to `x` where the model has them; returns it with the rotation angles, if
-        any.
-        """
-        c = self.config
-        if "sin" in c.positional_embedding:
+    def _positions(self, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Rotation | None]:
+        """`x` with absolute positions added where the model has them, and the rotation where it has one."""
+        c, kind = self.config, self.config.positional_embedding
+        if "sin" in kind:
             x_BTD = x_BTD + c.positional_scale * sinusoids(positions, c.dim, c.max_period, x_BTD.dtype)
-        angles = None
-        if "rope" in c.positional_embedding:
-            angles = rotary_angles(positions, c.dim // c.num_heads, c.max_period)
-        return x_BTD, angles
+        if "rope" not in kind:
+            return x_BTD, None
+        # A dimension for the heads goes before the positions, which are [T] or, one step per row, [B, 1].
+        positions = positions.unsqueeze(-2)
+        return x_BTD, Rotation.at(positions, c.dim // c.num_heads, c.max_period, kind != "rope_concat")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """All frames at once: [B, T, D] -> [B, T, D]. Frame t sees the `context` frames up to t."""
         T = x_BTD.shape[1]
         positions_T = torch.arange(T, device=x_BTD.device)
-        x_BTD, angles = self._positions(x_BTD, positions_T)
+        x_BTD, rotation = self._positions(x_BTD, positions_T)
         mask_TT = None
         if self.config.context is not None and T > self.config.context:
             behind = positions_T[:, None] - positions_T
             mask_TT = (behind >= 0) & (behind < self.config.context)
         for layer in self.layers:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, angles, mask_TT, use_reentrant=False)
+                x_BTD = checkpoint(layer, x_BTD, rotation, mask_TT, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, angles, mask_TT)
+                x_BTD = layer(x_BTD, rotation, mask_TT)
         return x_BTD
 
     def make_ring(self, batch_size: int) -> KVRing:
@@ -170,9 +169,8 @@ class TemporalTransformer(nn.Module):
         c = self.config
         if c.context is None:
             raise ConfigError("context: streaming needs a limit; set it to a number of frames")
-        shape = (c.num_layers, batch_size, c.num_heads // c.kv_repeat, c.context, c.dim // c.num_heads)
-        zeros = next(self.parameters()).new_zeros(shape)
-        return KVRing(zeros, torch.zeros_like(zeros))
+        shape = (c.num_layers, batch_size, 2 * c.num_heads // c.kv_repeat, c.context, c.dim // c.num_heads)
+        return KVRing(next(self.parameters()).new_zeros(shape))
 
     def step(self, x_BD: Tensor, ring: KVRing, frames_B: Tensor, active_B: Tensor | None = None) -> Tensor:
         """One frame: [B, D] -> [B, D]. `frames[b]` int64 is the number of frames that row b has seen before.
@@ -180,10 +178,8 @@ class TemporalTransformer(nn.Module):
         The ring is updated in place, except for the rows where `active` is False; what they return means
         nothing.
         """
-        window = RingWindow(frames_B, ring.keys_LBGCE.shape[3], active_B)
-        x_B1D, angles = self._positions(x_BD[:, None], frames_B[:, None])
-        if angles is not None:
-            angles = tuple(a[:, None] for a in angles)
+        window = RingWindow(frames_B, ring.store_LBGCE.shape[3], active_B)
+        x_B1D, rotation = self._positions(x_BD[:, None], frames_B[:, None])
         for i, layer in enumerate(self.layers):
-            x_B1D = layer.step(x_B1D, angles, (ring.keys_LBGCE[i], ring.values_LBGCE[i]), window)
+            x_B1D = layer.step(x_B1D, rotation, ring.store_LBGCE[i], window)
         return x_B1D[:, 0]
