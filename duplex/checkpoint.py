@@ -21,13 +21,15 @@ from duplex.codec import Codec, MimiCodec, MimiConfig
 from duplex.conditions import PREFIX, bake_conditions, condition_tables
 from duplex.config import FOLDER_KEYS, LMConfig, SamplingConfig
 from duplex.errors import CheckpointError, ConfigError
+from duplex.filling import fill_module
 from duplex.hub import HUB_ID, fetch, fetch_file
 from duplex.model.lm import DuplexLM
-from duplex.safefile import read_header, require_finite, show
+from duplex.overlay import build_fields
+from duplex.safefile import nearest, read_header, show
 from duplex.saving import CARD_NAME, CONFIG_NAME, LM_NAME, LORA_NAME, MIMI_NAME, TOKENIZER_NAME, save_lm
 from duplex.streams import StreamLayout
 from duplex.text import TextTokenizer, Tokenizer
-from duplex.weights import empty_lm, load_adapter, load_weights, stored_dtype
+from duplex.weights import empty_lm, load_adapter, refuse_foreign_names, stored_dtype
 
 # What a file is called when config.json does not say: the name in released folders, then that in ours.
 LM_NAMES = (LM_NAME, "consolidated.safetensors")
@@ -56,7 +58,8 @@ class LoadedModel:
                  "top_k_text": "text_top_k"}
         recommended = self.meta.get("lm_gen_config") or {}
         chosen = {ours: recommended[theirs] for theirs, ours in names.items() if theirs in recommended}
-        return SamplingConfig(**chosen, greedy=recommended.get("use_sampling") is False)
+        chosen["greedy"] = recommended.get("use_sampling") is False
+        return build_fields(SamplingConfig, chosen, f"{self.folder / CONFIG_NAME}: lm_gen_config")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class ModelFolder:
         source = str(self.config_path)
         baked = {"conditioners", "fuser"} if condition_tables(self.raw, source) else set()
         own = {key: value for key, value in self.raw.items() if key not in {"mimi_config"} | baked}
+        known = LMConfig.__dataclass_fields__.keys() | _OWN_KEYS
+        for key in own.keys() - known:
+            hint = nearest(key, sorted(_OWN_KEYS), cutoff=0.8)
+            if hint:  # LMConfig knows the names of its own keys only
+                raise ConfigError(f"{source}: unknown key {show(key)}{hint}")
         return LMConfig.from_dict(own, source)
 
     def file(self, key: str, default_names: tuple[str, ...]) -> Path:
@@ -86,8 +94,8 @@ class ModelFolder:
         if name is None:
             found = [self.path / name for name in default_names if (self.path / name).is_file()]
             if not found:
-                raise CheckpointError(f"{self.path}: has no {default_names[-1]} and {CONFIG_NAME} names no other "
-                                      f"({key}); add the file")
+                raise CheckpointError(f"{self.path}: {key} is not in {CONFIG_NAME}, and there is no "
+                                      f"{' or '.join(default_names)} either; add the file")
             return found[0]
         if isinstance(name, str) and name.startswith("hf://"):
             return fetch_file(name)
@@ -170,6 +178,9 @@ def open_folder(path: str | Path) -> ModelFolder:
     raw = _read_json(path / CONFIG_NAME)
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path / CONFIG_NAME}: not a JSON object; copy the file again")
+    for key, kind in {"model_type": str, "lm_gen_config": dict}.items():
+        if raw.get(key) is not None and not isinstance(raw[key], kind):
+            raise ConfigError(f"{path / CONFIG_NAME}: {key} is {show(raw[key])}; make it a {kind.__name__}")
     return ModelFolder(path, raw)
 
 
@@ -193,6 +204,7 @@ def load_lm(
     opened = open_folder(folder)
     config = opened.network()
     header = read_header(opened.file("moshi_name", LM_NAMES))
+    refuse_foreign_names(header)
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored_dtype(header))
     adapter = _adapter(opened, lora, config)
     lm = empty_lm(config, opened.config_path, header)
@@ -200,7 +212,7 @@ def load_lm(
             else f"a Moshi 7B, which a folder without {CONFIG_NAME} is taken for; add the {CONFIG_NAME}")
     tables = condition_tables(opened.raw, str(opened.config_path))
     ignore = [name for name in header.tensors if tables and name.startswith(PREFIX)]
-    load_weights(lm, header, device, dtype, what, ignore)
+    fill_module(lm, header, device, dtype, what, ignore)
     bake_conditions(lm, header, tables, conditions or {})
     if adapter is not None:
         load_adapter(lm, *adapter, keep=keep_lora)
@@ -251,7 +263,9 @@ def load_model(
     codec = _load_codec(opened, config, device)
     lm, config, raw = load_lm(opened.path, device, dtype, lora=lora)
     meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
-    return LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
+    loaded = LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
+    _ = loaded.sampling  # wrong settings are reported now and not in the middle of a session
+    return loaded
 
 
 def _load_codec(opened: ModelFolder, config: LMConfig, device: torch.device | str) -> MimiCodec:
@@ -260,11 +274,7 @@ def _load_codec(opened: ModelFolder, config: LMConfig, device: torch.device | st
     if mimi_config.cardinality != config.card:
         raise ConfigError(f"{opened.config_path}: card is {config.card}, but the codec's books have "
                           f"{mimi_config.cardinality} entries; use the codec of this model")
-    read_header(weights)
-    codec = MimiCodec.from_files(weights, mimi_config, max(layout.n_system, layout.n_user), device)
-    for name, tensor in codec.mimi.state_dict().items():
-        require_finite(tensor, weights, name)
-    return codec
+    return MimiCodec.from_files(weights, mimi_config, max(layout.n_system, layout.n_user), device)
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Path:
@@ -279,10 +289,11 @@ def resolve(source: str | Path, revision: str | None = None) -> Path:
     if Path(source).exists() or not HUB_ID.fullmatch(text):
         return Path(source)
     folder = fetch(text, [CONFIG_NAME], revision)
-    names = [CONFIG_NAME, LM_NAME, *MIMI_NAMES, *TOKENIZER_NAMES, CARD_NAME]
-    if (folder / CONFIG_NAME).is_file():
-        raw = open_folder(folder).raw
-        named = [value for key, value in raw.items() if key.endswith("_name") and isinstance(value, str)]
-        names += [name for name in named if not name.startswith("hf://")]
+    raw = open_folder(folder).raw if (folder / CONFIG_NAME).is_file() else {}
+    defaults = {"moshi_name": LM_NAMES, "mimi_name": MIMI_NAMES, "tokenizer_name": TOKENIZER_NAMES}
+    names = [CONFIG_NAME, CARD_NAME]
+    for key in ("mimi_config_name", "lora_name", *defaults):
+        name = raw.get(key)
+        names += [name] if isinstance(name, str) else defaults.get(key, ())
     # The folder of a snapshot is called by its commit: the second request must not get a newer one.
     return fetch(text, names, folder.name)

@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from duplex.errors import CheckpointError, ConfigError, InputError
+from duplex.errors import ConfigError, InputError
+from duplex.filling import fill_module
 from duplex.overlay import build_fields
+from duplex.safefile import read_header
 from duplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
 
 
@@ -174,24 +176,22 @@ class MimiCodec:
                    device: str | torch.device = "cpu") -> MimiCodec:
         """Load safetensors weights; ``config`` None means the released configuration.
 
-        Raises CheckpointError naming the file when the weights do not fit.
+        Raises CheckpointError naming the file when it is damaged or its weights do not fit, before any memory
+        is taken for them, and ConfigError when the codec has fewer than ``n_codebooks``.
         """
-        from safetensors.torch import load_file
-
         config = config or MimiConfig()
         if n_codebooks > config.n_codebooks:
-            raise ConfigError(f"{weights}: the model needs {n_codebooks} codebooks but the codec has {config.n_codebooks}")
-        try:
-            state = load_file(str(weights), device=str(device))
-        except Exception as error:
-            raise CheckpointError(f"{weights}: not a readable safetensors file ({error}); fetch or export it again") from None
-        mimi = build_mimi(config, n_codebooks, device)
-        mine = mimi.state_dict()
-        for name in sorted(set(mine) | set(state)):
-            if name not in state or name not in mine or state[name].shape != mine[name].shape:
-                found = "missing" if name not in state else "unexpected" if name not in mine else list(state[name].shape)
-                raise CheckpointError(f"{weights}: codec tensor {name!r} is {found}; check the codec configuration beside it")
-        mimi.load_state_dict(state)
+            raise ConfigError(
+                f"{weights}: the model needs {n_codebooks} codebooks but the codec has {config.n_codebooks}")
+        header = read_header(weights)
+        sizes = {key: value for key, value in config.to_dict().items() if isinstance(value, int)}
+        counted = ("n_codebooks", "num_layers", "n_residual_layers")  # each has tensors of its own
+        for key, value in sizes.items():
+            if value > (len(header.tensors) if key in counted else 1_000_000):
+                raise ConfigError(f"{weights}: no codec with {key} = {value}; check the codec configuration")
+        with torch.device("meta"):
+            mimi = build_mimi(config, n_codebooks, "meta")
+        fill_module(mimi, header, device, torch.float32, "its codec configuration")
         return cls(mimi, config)
 
     @property

@@ -30,10 +30,11 @@ def fetch(repo: str, names: Sequence[str], revision: str | None = None) -> Path:
 
 def fetch_file(address: str) -> Path:
     """The local path of a file given as "hf://org/name/path/in/repo"."""
-    org, name, *path = address.removeprefix("hf://").split("/")
-    if not path or not HUB_ID.fullmatch(f"{org}/{name}") or any(part in ("", ".", "..") for part in path):
+    parts = address.removeprefix("hf://").split("/")
+    repo, path = "/".join(parts[:2]), parts[2:]
+    if not path or not HUB_ID.fullmatch(repo) or any(part in ("", ".", "..") for part in path):
         raise CheckpointError(f"{address!r}: not a hub address; write hf://org/name/file")
-    file = fetch(f"{org}/{name}", ["/".join(path)]).joinpath(*path)
+    file = fetch(repo, ["/".join(path)]).joinpath(*path)
     if not file.is_file():
         raise CheckpointError(f"{address}: the hub has no such file; check the name")
     return file

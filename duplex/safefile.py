@@ -65,9 +65,9 @@ def show(name: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 4] + "...'"
 
 
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """` (did you mean 'x'?)` for the closest of `known`, or an empty string when nothing is close."""
-    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Mapping[str, Any] | list[str], cutoff: float = 0.6) -> str:
+    """` (did you mean 'x'?)` for the closest of `known`, or an empty string when none is close."""
+    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=cutoff)
     return f" (did you mean {show(close[0])}?)" if close else ""
 
 

@@ -109,10 +109,9 @@ def new_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.rename(folder)
         for leftover in (partial, old):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what was replaced may have been a file
+                leftover.unlink()
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None) -> None:

@@ -1,0 +1,96 @@
+"""Modules filled from safetensors files, the header compared with the module before anything is read.
+
+Tensor after tensor is read, converted and put in place of an empty one: the peak is one copy of the module
+plus one tensor.
+
+Attention projections come stacked over weight sets (`in_proj_weight` [sets * out, in], published files) or
+one by one (`in_projs.{i}.weight`, fine-tuned files), and old codecs use other names for the codebooks' sums;
+all of these are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from duplex.safefile import Header, TensorReader, check_against, require_finite
+
+_STACKED = re.compile(r"(.*self_attn\.)(in|out)_proj(?:_weight|\.weight)")
+_MEMBER = re.compile(r"(.*self_attn\.)(in|out)_projs\.\d+\.weight")
+_OLD_NAMES = {"_initialized": ("inited",), "cluster_usage": ("cluster_size",),
+              "embedding_sum": ("embed_avg", "embed_sum")}
+
+
+def members(key: str, names: Collection[str]) -> list[str]:
+    """The parameters out of `names` that the file's `key` holds: one, or those of all weight sets."""
+    if key in names:
+        return [key]
+    match = _STACKED.fullmatch(key)
+    found: list[str] = []
+    while match and (member := f"{match[1]}{match[2]}_projs.{len(found)}.weight") in names:
+        found.append(member)
+    return found
+
+
+def _plan(shapes: Mapping[str, tuple[int, ...]], keys: Collection[str]) -> dict[str, list[str]]:
+    """For each tensor that the file should have, in the form that it uses, the parameters which it fills."""
+    plan: dict[str, list[str]] = {}
+    for name in shapes:
+        match = _MEMBER.fullmatch(name)
+        if match is None:
+            owner, _, leaf = name.rpartition(".")
+            old = [f"{owner}.{old}" for old in _OLD_NAMES.get(leaf, ()) if f"{owner}.{old}" in keys]
+            plan[old[0] if old and name not in keys else name] = [name]
+            continue
+        stem = f"{match[1]}{match[2]}_proj"
+        stacked = [f"{stem}_weight", f"{stem}.weight"]
+        if match[2] == "out":  # the published name comes first: messages use it
+            stacked.reverse()
+        present = [key for key in stacked if key in keys]
+        if present or name not in keys:
+            key = (present or stacked)[0]
+            plan[key] = members(key, shapes)
+        else:
+            plan[name] = [name]
+    return plan
+
+
+def stacked_shape(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of the parameters `names` stacked along their first axis."""
+    rows, *rest = shapes[names[0]]
+    return (rows * len(names), *rest) if len(names) > 1 else shapes[names[0]]
+
+
+def fill_module(
+    module: nn.Module, header: Header, device: torch.device | str, dtype: torch.dtype,
+    what: str = "the configuration", ignore: Iterable[str] = (),
+) -> None:
+    """Fills the empty `module` from a validated file, on `device` in `dtype`.
+
+    `what` names in messages the source of the configuration; tensors called in `ignore` are skipped. Raises
+    CheckpointError for names, shapes, types or values that cannot be used; the module is then half filled.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    skipped = set(ignore)
+    tensors = {name: info for name, info in header.tensors.items() if name not in skipped}
+    plan = _plan(shapes, tensors)
+    check_against(Header(header.path, tensors, {}),
+                  {key: stacked_shape(names, shapes) for key, names in plan.items()}, what)
+    with TensorReader(header) as reader:
+        for key, names in plan.items():
+            tensor = reader.read(key).to(device).to(dtype)
+            require_finite(tensor, header.path, key)
+            parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
+            for name, part in zip(names, parts, strict=True):
+                # A copy, so that no two parameters share memory: such a model could not be written again.
+                set_tensor(module, name, part.clone() if len(names) > 1 else part)
+
+
+def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts `tensor` in place of the parameter or buffer called `name`, whatever that held before."""
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    setattr(owner, leaf, tensor if leaf in owner._buffers else nn.Parameter(tensor))
