@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from matplotlib.ticker import MultipleLocator
 
 from duplex.simulate import Dialogue
@@ -29,16 +29,17 @@ ROW_SECONDS = 16.0
 """A row shows at most this much ..."""
 MAX_ROWS = 12
 """... unless that makes more rows than this; then the rows hold more."""
-WIDTH, ROW_HEIGHT, HEAD, FOOT = 16.0, 2.35, 1.0, 0.5  # inches
+WIDTH, ROW_HEIGHT, HEAD, FOOT = 16.0, 2.6, 1.0, 0.5  # inches
 LEFT, RIGHT = 0.85, 0.35  # inches
 COLUMNS = 1_600  # points of an envelope
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 COLOURS = {"system": "#0072B2", "user": "#D55E00", "overlap": "#F0E442", "response": "#56B4E9", "barge-in": "#CC79A7",
            "false yield": "#444444", "backchannel": "#009E73"}
-LANES = {"system": +0.50, "user": -0.50}  # heights of the middles of the lanes; the row spans -1.12..1.12
+LANES = {"system": +0.50, "user": -0.50}  # heights of the middles of the lanes
 LANE_HALF = 0.21
-WORD_LEVELS = (0.80, 0.92, 1.04)
+WORD_LEVELS = (0.82, 0.98, 1.14)
+ROW_HALF = 1.24  # the row spans minus this to this
 LABEL_LEVELS = (0.13, -0.13)
 
 
@@ -84,6 +85,13 @@ def _barge_in(start: Event, later: Sequence[Event]) -> Mark:
 
 def draw_timeline(dialogue: Dialogue, path: str | Path, title: str) -> None:
     """Writes the picture as a png file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box in the picture says it as well
+        timeline(dialogue, title).savefig(path, format="png")
+
+
+def timeline(dialogue: Dialogue, title: str) -> Figure:
+    """The picture of `dialogue`."""
     seconds = max(dialogue.seconds, 1.0)
     rows = min(MAX_ROWS, math.ceil(seconds / ROW_SECONDS))
     row_seconds = seconds if rows == 1 else math.ceil(seconds / rows)
@@ -92,20 +100,18 @@ def draw_timeline(dialogue: Dialogue, path: str | Path, title: str) -> None:
     figure = Figure(figsize=(WIDTH, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     left_out = 0
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box in the picture says it as well
-        for row in range(rows):
-            bottom = height - HEAD - (row + 1) * ROW_HEIGHT
-            axes = figure.add_axes((LEFT / WIDTH, (bottom + 0.18) / height, 1 - (LEFT + RIGHT) / WIDTH,
-                                    (ROW_HEIGHT - 0.42) / height))
-            left_out += _draw_row(axes, dialogue, row * row_seconds, row_seconds)
-            if row == rows - 1:
-                axes.set_xlabel("seconds", fontsize=9)
-        _head(figure, dialogue, title, height)
-        if left_out:
-            figure.text(1 - RIGHT / WIDTH, 0.12 / height, f"{_count(left_out, 'word')} left out for want of space", ha="right",
-                        fontsize=8, color="#666666")
-        figure.savefig(path, format="png")
+    for row in range(rows):
+        bottom = height - HEAD - (row + 1) * ROW_HEIGHT
+        axes = figure.add_axes((LEFT / WIDTH, (bottom + 0.18) / height, 1 - (LEFT + RIGHT) / WIDTH,
+                                (ROW_HEIGHT - 0.42) / height))
+        left_out += _draw_row(axes, dialogue, row * row_seconds, row_seconds)
+        if row == rows - 1:
+            axes.set_xlabel("seconds", fontsize=9)
+    _head(figure, dialogue, title, height)
+    if left_out:
+        figure.text(1 - RIGHT / WIDTH, 0.12 / height, f"{_count(left_out, 'word')} left out for want of space", ha="right",
+                    fontsize=8, color="#666666")
+    return figure
 
 
 def _head(figure: Figure, dialogue: Dialogue, title: str, height: float) -> None:
@@ -136,7 +142,7 @@ def _draw_row(axes: Axes, dialogue: Dialogue, start: float, length: float) -> in
     """One row of the picture; gives the number of words that found no place."""
     stop = start + length
     axes.set_xlim(start, stop)
-    axes.set_ylim(-1.12, 1.12)
+    axes.set_ylim(-ROW_HALF, ROW_HALF)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(_tick_locator(length))
     axes.tick_params(axis="x", labelsize=8, length=3, colors="#444444")
@@ -187,45 +193,49 @@ def _draw_words(axes: Axes, side: str, words: Sequence[Word]) -> int:
     """Words beside their lane, each at its start, on the first level that is free there."""
     sign = 1 if side == "system" else -1
     edge = LANES[side] + sign * (LANE_HALF + 0.02)
-    free = [-math.inf] * len(WORD_LEVELS)  # where each level is free again, in seconds
-    left_out = 0
+    shelf = _Shelf(axes, len(WORD_LEVELS), size=8)
+    left_out, ticks = 0, []
     for word in words:
-        text = axes.text(word.start, 0, printable(word.text), fontsize=8.5, va="center", color="#222222", parse_math=False)
-        start, stop = _extent(axes, text)
-        stay = min(start, axes.get_xlim()[1] - (stop - start))  # a word at the right edge moves inside
-        level = next((n for n, after in enumerate(free) if stay >= after), None)
-        if level is None:
-            text.remove()
+        text = printable(word.text)
+        place = shelf.place(text, word.start)
+        if place is None:
             left_out += 1
             continue
-        gap = 0.004 * (axes.get_xlim()[1] - axes.get_xlim()[0])
-        free[level] = stay + (stop - start) + gap
-        text.set_position((stay, sign * WORD_LEVELS[level]))
-        axes.plot([word.start] * 2, [edge, edge + sign * 0.03], color=COLOURS[side], lw=1.0, zorder=4)
+        axes.text(place[0], sign * WORD_LEVELS[place[1]], text, fontsize=8, va="center", color="#222222", parse_math=False)
+        ticks.append(word.start)
+    axes.vlines(ticks, edge, edge + sign * 0.03, color=COLOURS[side], lw=1.0, zorder=4)
     return left_out
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], start: float, stop: float) -> None:
-    free = [-math.inf] * len(LABEL_LEVELS)
+    shelf = _Shelf(axes, len(LABEL_LEVELS), size=8)
     for mark in sorted(marks, key=lambda mark: mark.start):
         if not (mark.start < stop and mark.stop > start):
             continue
         first, last = max(mark.start, start), min(mark.stop, stop)
         axes.fill_between([first, last], -0.05, 0.05, color=COLOURS[mark.kind], lw=0, zorder=3)
-        if mark.start < start:
-            continue  # labelled in the row where it begins
-        text = axes.text(first, 0, mark.label, fontsize=8, va="center", color="#222222")
-        left, right = _extent(axes, text)
-        stay = min(left, axes.get_xlim()[1] - (right - left))
-        level = next((n for n, after in enumerate(free) if stay >= after), None)
+        # Labelled in the row where it begins; where there is no place the colour still tells.
+        place = shelf.place(mark.label, first) if mark.start >= start else None
+        if place is not None:
+            axes.text(place[0], LABEL_LEVELS[place[1]], mark.label, fontsize=8, va="center", color="#222222")
+
+
+class _Shelf:
+    """Gives texts a place on one of a few levels, so that none covers another or leaves the row. Times in seconds."""
+
+    def __init__(self, axes: Axes, levels: int, size: float):
+        self.start, self.stop = axes.get_xlim()
+        self.free = [-math.inf] * levels
+        self.font = FontProperties(size=size)
+        self.renderer = axes.figure.canvas.get_renderer()
+        self.seconds_per_pixel = (self.stop - self.start) / axes.get_window_extent().width
+
+    def place(self, text: str, time: float) -> tuple[float, int] | None:
+        """Left edge and level for a text that belongs to `time`; None when all levels are taken there."""
+        width = self.renderer.get_text_width_height_descent(text, self.font, ismath=False)[0] * self.seconds_per_pixel
+        left = max(self.start, min(time, self.stop - width))  # a text at the right edge moves inside
+        level = next((n for n, free in enumerate(self.free) if left >= free), None)
         if level is None:
-            text.remove()  # the colour still tells
-            continue
-        free[level] = stay + (right - left) + 0.1
-        text.set_position((stay, LABEL_LEVELS[level]))
-
-
-def _extent(axes: Axes, text: Text) -> tuple[float, float]:
-    """Left and right edge of a text in seconds."""
-    box = text.get_window_extent(axes.figure.canvas.get_renderer()).transformed(axes.transData.inverted())
-    return box.x0, box.x1
+            return None
+        self.free[level] = left + width + 6 * self.seconds_per_pixel
+        return left, level

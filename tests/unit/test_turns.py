@@ -147,7 +147,7 @@ runs = st.lists(st.tuples(st.tuples(st.booleans(), st.booleans()), st.integers(1
 
 
 def naive_speech(active):
-    """Spans of speech, found with the whole recording in view: 2 frames to begin, gaps below 3 frames closed."""
+    """Spans of speech, found with the whole recording in view: 2 frames begin it, 3 silent ones end it."""
     spans, frame = [], 0
     active = list(active)
     while frame < len(active):
