@@ -178,7 +178,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     raw = _read_json(path / CONFIG_NAME)
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path / CONFIG_NAME}: not a JSON object; copy the file again")
-    for key, kind in {"model_type": str, "lm_gen_config": dict}.items():
+    for key, kind in {"model_type": str, "preset": str, "lm_gen_config": dict}.items():
         if raw.get(key) is not None and not isinstance(raw[key], kind):
             raise ConfigError(f"{path / CONFIG_NAME}: {key} is {show(raw[key])}; make it a {kind.__name__}")
     return ModelFolder(path, raw)
