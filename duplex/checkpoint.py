@@ -75,9 +75,7 @@ class ModelFolder:
         return self.path / CONFIG_NAME
 
     def network(self) -> LMConfig:
-        """The network keys; ConfigError for unknown ones. Conditions that go into the weights are left
-        out.
-        """
+        """The network keys without conditions that go into the weights; ConfigError for unknown keys."""
         source = str(self.config_path)
         baked = {"conditioners", "fuser"} if condition_tables(self.raw, source) else set()
         own = {key: value for key, value in self.raw.items() if key not in {"mimi_config"} | baked}
@@ -113,9 +111,7 @@ class ModelFolder:
         return name
 
     def mimi_config(self) -> MimiConfig | None:
-        """The codec's configuration: in the config.json, in a file that it names, or None for the
-        released one.
-        """
+        """The codec's configuration, in config.json or in a file that it names; None: the released one."""
         values: Any = self.raw.get("mimi_config")
         source = self.config_path
         if values is None and self.raw.get("mimi_config_name") is not None:

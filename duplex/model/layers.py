@@ -64,6 +64,7 @@ class LayerScale(nn.Module):
 
 
 def make_scale(initial: float | None, dim: int) -> nn.Module:
+    """A `LayerScale` that starts at `initial`, or nothing for None."""
     return nn.Identity() if initial is None else LayerScale(dim, initial)
 
 
