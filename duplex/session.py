@@ -262,6 +262,6 @@ def _check_fit(model: LoadedModel, layout: StreamLayout) -> None:
     if codec.cardinality != config.card:
         raise ConfigError(f"{where}: the codec has {codec.cardinality} codes per codebook, but the model "
                           f"{config.card}; use the codec of this model")
-    if tokenizer.vocab_size > config.text_card:
-        raise ConfigError(f"{where}: the tokenizer has {tokenizer.vocab_size} pieces, but the model only "
+    if tokenizer.vocab_size != config.text_card:
+        raise ConfigError(f"{where}: the tokenizer has {tokenizer.vocab_size} pieces, but the model "
                           f"{config.text_card}; use the tokenizer of this model")

@@ -218,18 +218,18 @@ def python_m(*arguments):
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def test_as_a_process_a_folder_converses_and_a_truncated_recording_or_weights_do_not(tmp_path, monkeypatch):
+def test_a_folder_converses_and_a_truncated_recording_or_weights_do_not_as_processes_do(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     soundfile.write("user.wav", scripted_speech([(0.2, 0.7)], 0.8), 24_000)
     make_model_folder(tmp_path / "model")
     done = python_m("infer.simulate", "--user", "user.wav", "--model", "model", "--tail", "0", "--out", "out/a")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert made("out/a") == FILES
+    weights = Path("model", "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1_000])
+    status = simulate.main("--user user.wav --model model --out out/b".split())
+    check_refusal(status, *capsys.readouterr(), "model.safetensors: truncated")
     Path("user.wav").write_bytes(Path("user.wav").read_bytes()[:-1_000])
     done = python_m("infer.simulate", "--user", "user.wav", "--model", "model", "--out", "out/b")
     check_refusal(done.returncode, done.stdout, done.stderr, "user.wav: truncated")
-    weights = next(path for path in Path("model").iterdir() if path.name == "model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1_000])
-    done = python_m("infer.simulate", "--self", "--model", "model", "--out", "out/b")
-    check_refusal(done.returncode, done.stdout, done.stderr, "model.safetensors: truncated")
     assert made("out") == ["a"]

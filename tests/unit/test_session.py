@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from duplex.codec import MimiCodec, MimiConfig, build_mimi
 from duplex.config import SamplingConfig
 from duplex.engine import Engine
 from duplex.errors import CheckpointError, ConfigError, InputError
@@ -163,6 +164,20 @@ def test_a_stored_session_of_another_kind_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="session.safetensors.*not a stored session"):
         Session.load(MODEL, path)
+
+
+def test_over_mimi_a_session_is_replayed_cloned_and_stored(tmp_path):
+    torch.manual_seed(0)
+    size = MimiConfig(dimension=32, n_filters=4, codebook_dim=16, n_codebooks=4, cardinality=64, num_heads=2, num_layers=2,
+                      dim_feedforward=64, context=10)
+    model = replace(MODEL, codec=MimiCodec(build_mimi(size), size))
+    session = Session(model, seed=6, prompt=Prompt(audio=tone(0.2)))
+    first = play(session)
+    session.save(tmp_path / "session.safetensors")
+    continued = play(session.clone())
+    assert same(first + continued, play(Session(model, seed=6, prompt=Prompt(audio=tone(0.2))), [*SHORT, *SHORT]))
+    assert same(play(Session.load(model, tmp_path / "session.safetensors")), continued)
+    assert same(play(session), continued)  # neither the clone nor the file was tied to it
 
 
 BAD_FRAMES = [
