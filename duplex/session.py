@@ -35,8 +35,9 @@ from duplex.errors import CheckpointError, ConfigError, InputError
 from duplex.safefile import iterate_tensors, read_header
 from duplex.streams import UNGENERATED, StreamLayout
 from duplex.text import RowReader, Word
-from duplex.turns import DEFAULT_TURNS, DEFAULT_VAD, EnergyVad, Event, TurnConfig, TurnTracker, VadConfig
+from duplex.turns import DEFAULT_TURNS, Event, TurnConfig, TurnTracker
 from duplex.units import FRAME_SAMPLES, frames_to_samples, frames_to_seconds, samples_to_frames
+from duplex.vad import DEFAULT_VAD, EnergyVad, VadConfig
 
 PROMPT_GAP_FRAMES = 6
 """Silence after each part of a prompt, half a second."""

@@ -11,8 +11,8 @@ import soundfile
 from duplex.audio import pad_to_frames, read_audio, resample, to_mono, write_wav
 from duplex.errors import InputError
 from duplex.testing import scripted_speech, tone
-from duplex.turns import level_db
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
+from duplex.vad import level_db
 
 RATES = [8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 44_101, 48_000, 96_000, 192_000]
 

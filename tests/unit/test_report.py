@@ -14,7 +14,8 @@ from duplex.errors import InputError
 from duplex.simulate import Dialogue
 from duplex.testing import scripted_speech
 from duplex.text import Word
-from duplex.turns import TurnTracker, activity
+from duplex.turns import TurnTracker
+from duplex.vad import activity
 from infer import report
 from infer.report import About, check_folder, event_lines, human_summary, transcript, utterances, write_report
 from infer.timeline import MAX_ROWS, marks_of, timeline

@@ -16,8 +16,9 @@ from duplex.session import PROMPT_GAP_FRAMES, Prompt, Session
 from duplex.streams import UNGENERATED
 from duplex.testing import FakeCodec, fake_loaded_model, scripted_speech, silence, tiny_lm_config, tone
 from duplex.text import row_to_words
-from duplex.turns import TurnTracker, activity
+from duplex.turns import TurnTracker
 from duplex.units import FRAME_SAMPLES, FRAME_SECONDS
+from duplex.vad import activity
 
 MODEL = fake_loaded_model()
 USER = scripted_speech([(0.4, 1.2), (2.0, 2.3)], 3.2).reshape(-1, FRAME_SAMPLES)

@@ -5,25 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from duplex.errors import ConfigError
-from duplex.testing import activity_of, scripted_speech
-from duplex.turns import (
-    EnergyVad,
-    EventKind,
-    TurnConfig,
-    TurnTracker,
-    VadConfig,
-    activity,
-    level_db,
-    speech_spans,
-    summarise,
-)
-from duplex.units import FRAME_SAMPLES, FRAME_SECONDS
+from duplex.testing import activity_of
+from duplex.turns import EventKind, TurnConfig, TurnTracker, speech_spans, summarise
+from duplex.units import FRAME_SECONDS
 
 K = EventKind
 INTERRUPTIONS = {K.BACKCHANNEL, K.BARGE_IN, K.YIELDED, K.FALSE_YIELD, K.RESUMED}
@@ -210,34 +199,6 @@ def test_a_tracker_cut_and_continued_gives_the_same(frames, cut):
 def test_start_frames_cannot_exceed_pause_frames():
     with pytest.raises(ConfigError, match="start_frames"):
         TurnConfig(start_frames=4, pause_frames=3)
-
-
-def test_levels():
-    assert level_db(np.ones(FRAME_SAMPLES, dtype=np.float32)) == pytest.approx(0.0)
-    assert level_db(np.zeros(FRAME_SAMPLES, dtype=np.float32)) == -120.0
-    assert level_db(np.full(FRAME_SAMPLES, 0.01, dtype=np.float32)) == pytest.approx(-40.0, abs=1e-3)
-
-
-def test_hysteresis_keeps_the_state_between_the_two_levels():
-    vad = EnergyVad(VadConfig(on_db=-40, off_db=-50, floor_rise_db=0.0))
-    levels = [-60, -45, -39, -45, -49, -51, -45, -41, -40]
-    assert [vad.push_level(level) for level in levels] == [
-        False, False, True, True, True, False, False, False, True]
-
-
-def test_scripted_speech_is_heard_where_it_is():
-    active = activity(scripted_speech([(0.8, 2.4), (4.0, 4.8)], seconds=8.0))
-    assert active.tolist() == activity_of([(10, 30), (50, 60)], 100).tolist()
-
-
-def test_steady_noise_is_learnt_and_speech_above_it_is_still_heard():
-    rng = np.random.default_rng(0)
-    frames = 250
-    noise = (0.012 * rng.standard_normal(frames * FRAME_SAMPLES)).astype(np.float32)  # -38 dB, above on_db
-    speech = scripted_speech([(16.0, 17.6)], seconds=frames * FRAME_SECONDS, amplitude=0.2)
-    active = activity(noise + speech)
-    assert active[:5].all()  # at first nobody can know
-    assert active[150:].tolist() == activity_of([(200, 220)], frames)[150:].tolist()
 
 
 def test_events_and_summary_become_json():
