@@ -20,6 +20,8 @@ from duplex.errors import InputError
 from duplex.model.lm import LMOutput
 from duplex.streams import StreamLayout
 
+_IGNORED = -100
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -90,20 +92,17 @@ def token_nll(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     `logits` [..., V] may hold NaN where `mask` is False. Raises InputError for a masked-in target outside
     the vocabulary.
     """
-    safe = torch.where(mask, targets, 0)
     V = logits.shape[-1]
+    known = torch.where(mask, targets, _IGNORED)
     # On other devices the check would wait for the device; there the kernel itself stops on such a token.
-    if targets.device.type == "cpu" and safe.numel() and not 0 <= int(safe.min()) <= int(safe.max()) < V:
-        worst = int(safe.min()) if int(safe.min()) < 0 else int(safe.max())
-        raise InputError(f"target token {worst} is outside the vocabulary of {V}")
-    if not torch.is_grad_enabled():
-        ce = F.cross_entropy(logits.flatten(0, -2).float(), safe.flatten(), reduction="none").view_as(safe)
-        return torch.where(mask, ce, 0.0)
-    # The gradient of a softmax over NaN is NaN even when its weight is zero, so NaN must go before the
-    # softmax.
-    logits = torch.where(mask[..., None], logits, 0.0)
-    ce = F.cross_entropy(logits.flatten(0, -2).float(), safe.flatten(), reduction="none").view_as(safe)
-    return torch.where(mask, ce, 0.0)
+    if targets.device.type == "cpu":
+        wrong = known[mask & ((targets < 0) | (targets >= V))]
+        if wrong.numel():
+            raise InputError(f"target token {int(wrong[0])} is outside the vocabulary of {V}")
+    # A masked position gets no gradient of its own: NaN there is a constant that `align` put in.
+    ce = F.cross_entropy(
+        logits.flatten(0, -2).float(), known.flatten(), ignore_index=_IGNORED, reduction="none")
+    return ce.view_as(known)
 
 
 def dialogue_loss(

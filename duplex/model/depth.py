@@ -51,13 +51,15 @@ class DepthAttention(nn.Module):
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
     def forward(self, x_NQD: Tensor, rotation: Rotation | None) -> Tensor:
-        q, kv = split_heads(self.in_projs(x_NQD), self.heads, self.kv_heads, rotation)
-        return self.out_projs(attend(q, kv, causal=True))
+        q, k, v = split_heads(self.in_projs(x_NQD), self.heads, self.kv_heads, rotation)
+        return self.out_projs(attend(q, k, v, causal=True))
 
     def step(self, x_N1D: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
-        q, kv = split_heads(self.in_projs.at(position)(x_N1D), self.heads, self.kv_heads, rotation)
-        store_NGQE[:, :, position] = kv[:, :, 0]
-        return self.out_projs.at(position)(attend(q, store_NGQE[:, :, : position + 1]))
+        q, k, v = split_heads(self.in_projs.at(position)(x_N1D), self.heads, self.kv_heads, rotation)
+        keys_NGQE, values_NGQE = store_NGQE.chunk(2, dim=1)
+        keys_NGQE[:, :, position], values_NGQE[:, :, position] = k[:, :, 0], v[:, :, 0]
+        seen = slice(0, position + 1)
+        return self.out_projs.at(position)(attend(q, keys_NGQE[:, :, seen], values_NGQE[:, :, seen]))
 
 
 class DepthLayer(nn.Module):

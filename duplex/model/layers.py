@@ -90,17 +90,17 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [...] -> [..., dim]."""
-        known = (ids >= 0)[..., None]
+        known = (ids >= 0)[..., None].to(self.weight.dtype)
         ids = ids.clamp(min=0)
         if self.demux:
             first, second = ids % len(self.weight), ids // len(self.weight) - 1
             y = self.out1(F.embedding(first, self.weight))
             other = self.out2(F.embedding(second.clamp(min=0), self.weight))
-            return torch.where(known, y + torch.where((second >= 0)[..., None], other, 0.0), 0.0)
+            return known * (y + torch.where((second >= 0)[..., None], other, 0.0))
         y = F.embedding(ids, self.weight)
         if self.norm is not None:
             y = self.norm(y)
-        y = torch.where(known, y, 0.0)
+        y = y * known
         return y if self.low_rank is None else self.low_rank(y)
 
 
@@ -166,22 +166,21 @@ def sinusoids(positions: Tensor, dim: int, max_period: float, dtype: torch.dtype
 
 def split_heads(
     projected: Tensor, heads: int, kv_heads: int, rotation: Rotation | None
-) -> tuple[Tensor, Tensor]:
-    """Queries [B, H, T, E] and, in one tensor [B, 2 G, T, E], the keys above the values.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B, H, T, E], keys and values [B, G, T, E] from the joint projection [B, T, (H + 2 G) E].
 
-    `projected` is the joint projection [B, T, (H + 2 G) E]. Queries and keys are turned by `rotation`.
+    Queries and keys are turned by `rotation`.
     """
     E = projected.shape[-1] // (heads + 2 * kv_heads)
-    q, kv = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads, 2 * kv_heads], dim=1)
+    qk, v = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads + kv_heads, kv_heads], dim=1)
     if rotation is not None:
-        k, v = kv.chunk(2, dim=1)
-        q, kv = rotation(q), torch.cat([rotation(k), v], dim=1)
-    return q, kv
+        qk = rotation(qk)
+    q, k = qk.split([heads, kv_heads], dim=1)
+    return q, k, v
 
 
-def attend(q: Tensor, kv: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Softmax attention [B, H, T, E] -> [B, T, H * E]; groups of query heads share a key/value head."""
-    k, v = kv.chunk(2, dim=1)
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)

@@ -62,12 +62,14 @@ class TemporalAttention(nn.Module):
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_TT: Tensor | None) -> Tensor:
-        q, kv = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads, rotation)
-        return self.out_projs[0](attend(q, kv, mask_TT, causal=mask_TT is None))
+        q, k, v = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads, rotation)
+        return self.out_projs[0](attend(q, k, v, mask_TT, causal=mask_TT is None))
 
     def step(self, x_B1D: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
-        q, kv = split_heads(self.in_projs[0](x_B1D), self.heads, self.kv_heads, rotation)
-        return self.out_projs[0](attend(q, window.put(ring_BGCE, kv[:, :, 0]), window.mask))
+        q, k, v = split_heads(self.in_projs[0](x_B1D), self.heads, self.kv_heads, rotation)
+        window.put(ring_BGCE, torch.cat([k, v], 1)[:, :, 0])
+        keys, values = ring_BGCE[:, :, : window.filled].chunk(2, dim=1)
+        return self.out_projs[0](attend(q, keys, values, window.mask))
 
 
 class TemporalLayer(nn.Module):
@@ -120,13 +122,12 @@ class RingWindow:
             slots = torch.arange(self.filled, device=frames_B.device)
             self.mask = (slots <= frames_B[:, None])[:, None, None, :]
 
-    def put(self, ring_BGCE: Tensor, new_BGE: Tensor) -> Tensor:
-        """Writes one frame into the ring, except for inactive rows, and returns the part to attend to."""
+    def put(self, ring_BGCE: Tensor, new_BGE: Tensor) -> None:
+        """Writes one frame into the ring, except for inactive rows."""
         new = new_BGE.to(ring_BGCE.dtype)
         if self.active_B11 is not None:
             new = torch.where(self.active_B11, new, ring_BGCE[self.rows, :, self.slot_B])
         ring_BGCE[self.rows, :, self.slot_B] = new
-        return ring_BGCE[:, :, : self.filled]
 
 
 class TemporalTransformer(nn.Module):
