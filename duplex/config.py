@@ -341,4 +341,6 @@ PRESETS: dict[str, LMConfig] = {
         depformer_dim_feedforward=384, depformer_context=4,
     ),
 }
-"""Published and own model shapes by name, for `LMConfig.from_dict({"preset": ...})` and the tools."""
+"""Model shapes by name, for `LMConfig.from_dict({"preset": ...})`: the published ones as their papers describe them,
+and that of the embedded default's family. A checkpoint's own config.json always decides about that checkpoint.
+"""

@@ -145,6 +145,25 @@ def test_fresh_weights_keep_the_scale_of_their_input():
             assert 0.8 < p.std().item() * p.shape[1] ** 0.5 < 1.1, name
 
 
+@torch.no_grad()
+def test_half_precision_stays_close():
+    model, codes = model_and_codes()
+    exact = model(codes)
+    model.to(torch.bfloat16)
+    rounded = model(codes)
+    assert rounded.logits.dtype == torch.bfloat16
+    for a, b, mask in ((exact.text_logits, rounded.text_logits, exact.text_mask),
+                       (exact.logits, rounded.logits, exact.mask)):
+        assert (a[mask] - b[mask].float()).square().mean() < 1e-3 * a[mask].square().mean()
+    ring = model.transformer.make_ring(2)
+    steps = model.pattern.apply(codes, model.initial_tokens())
+    steps = torch.cat([model.initial_tokens().expand(2, -1)[..., None], steps], -1)
+    for t in range(12):
+        hidden = model.transformer.step(model.embed(steps[..., t : t + 1])[:, 0], ring, torch.full((2,), t))
+    streamed = model.text_linear(model.out_norm(hidden))
+    assert (streamed - rounded.text_logits[:, 0, 11]).abs().max() < 0.1
+
+
 def test_wrong_number_of_rows():
     model, codes = model_and_codes()
     with pytest.raises(InputError, match="4 rows, the model has 5"):
