@@ -115,7 +115,8 @@ class MimiConfig:
         for ratio in config.ratios:
             hop *= ratio
         if hop != FRAME_SAMPLES:
-            raise ConfigError(f"{source}: ratios {list(config.ratios)} give frames of {hop} samples; they must give {FRAME_SAMPLES}")
+            raise ConfigError(
+                f"{source}: ratios {list(config.ratios)} give frames of {hop} samples; they must give {FRAME_SAMPLES}")
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,7 +214,8 @@ class MimiCodec:
     def encode(self, pcm: Tensor) -> Tensor:
         """pcm [B, 1, S], S a multiple of 1,920 -> codes [B, K, S / 1920]; raises InputError on another shape."""
         if pcm.dim() != 3 or pcm.shape[1] != 1 or pcm.shape[2] % FRAME_SAMPLES or pcm.shape[2] == 0:
-            raise InputError(f"codec input has shape {list(pcm.shape)}; give [batch, 1, samples] with whole frames of {FRAME_SAMPLES}")
+            raise InputError(
+                f"codec input has shape {list(pcm.shape)}; give [batch, 1, samples] with whole frames of {FRAME_SAMPLES}")
         return self.mimi.encode(pcm)
 
     @torch.no_grad()

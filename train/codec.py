@@ -13,7 +13,6 @@ import argparse
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from duplex.codec import MimiConfig, build_mimi
-from duplex.errors import ConfigError, DuplexError
+from duplex.errors import ConfigError
 from duplex.overlay import load_toml
+from train import cli
 from train.codec_data import Crops
 from train.corpus.bank import Bank
 from train.losses import MelLoss
@@ -197,28 +197,22 @@ def _replace(path: Path, write) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("codec", __doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, help="folder of train.teach; without it the semantic codebook is not distilled")
     parser.add_argument("--steps", type=int, help="override the recipe")
     parser.add_argument("--until", type=int, help="stop at this step without changing the schedule")
-    parser.add_argument("--threads", type=int, default=1)
+    cli.add_threads(parser)
     parser.add_argument("--decoder-only", action="store_true")
-    args = parser.parse_args(argv)
-    try:
-        return run(args)
-    except (DuplexError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run(parser, run, argv)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Train until the last step, resuming from ``args.out`` when it holds a state."""
     recipe = load_toml(CodecRecipe, args.recipe, {"train.steps": args.steps} if args.steps else {})
     config, settings = recipe.codec, recipe.train
-    torch.set_num_threads(args.threads)
     torch.manual_seed(settings.seed)
     crops = Crops(Bank(args.bank), args.teacher, settings.system_share)
     dims = 96 if crops.features is None else crops.features.shape[1]
@@ -234,7 +228,8 @@ def run(args: argparse.Namespace) -> int:
         state = torch.load(args.out / "resume.pt", weights_only=True)
         step = state["step"]
         trainer.load_state_dict(state["trainer"])
-        if not args.decoder_only or len(state["optimizer"]["param_groups"][0]["params"]) == len(optimizer.param_groups[0]["params"]):
+        same = len(state["optimizer"]["param_groups"][0]["params"]) == len(optimizer.param_groups[0]["params"])
+        if same:  # the decoder alone starts with fresh moments
             optimizer.load_state_dict(state["optimizer"])
         trainer.recent.extend(state["recent"])
     trainer.train()
@@ -273,7 +268,6 @@ def run(args: argparse.Namespace) -> int:
                 log.write(json.dumps(line) + "\n")
         if step % settings.keep_every == 0 or step == end:
             save(args.out, trainer, optimizer, config, step)
-    return 0
 
 
 if __name__ == "__main__":

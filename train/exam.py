@@ -13,17 +13,16 @@ import argparse
 import json
 import random
 import re
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from duplex.checkpoint import LoadedModel, load_model
-from duplex.errors import DuplexError
+from duplex.errors import InputError
 from duplex.session import Session
 from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, frames_to_samples, seconds_to_frames
+from train import cli
 from train.corpus import scripts
 from train.corpus.bank import Bank
 
@@ -126,59 +125,70 @@ def interrupt(model: LoadedModel, bank: Bank, rng: random.Random, seed: int) -> 
     room.words += room.session.finish()[0]
     silent = next((i for i in range(start, len(room.active) - 3) if not any(room.active[i : i + 3])), None)
     after = room.text(after=(start + 4) * FRAME_SECONDS)
-    return Answer(f"{item.user} | {follow.user}", follow.system, after, plain(item.system).startswith(plain(room.text(before=start * FRAME_SECONDS))),
-                  None, None if silent is None else (silent - start) * FRAME_SECONDS,
-                  plain(after).endswith(plain(follow.system)), clip.engine)
+    before = plain(room.text(before=start * FRAME_SECONDS))
+    return Answer(f"{item.user} | {follow.user}", follow.system, after, plain(item.system).startswith(before), None,
+                  None if silent is None else (silent - start) * FRAME_SECONDS, plain(after).endswith(plain(follow.system)),
+                  clip.engine)
 
 
 def summary(answers: list[Answer], breaks: list[Answer]) -> dict:
     """Shares and medians over the items."""
     responses = sorted(a.response for a in answers if a.response is not None)
     stops = sorted(b.yielded for b in breaks if b.yielded is not None)
-    share = lambda xs: round(sum(xs) / max(1, len(xs)), 3)  # noqa: E731
+
+    def share(values: list[bool]) -> float:
+        return round(sum(values) / max(1, len(values)), 3)
+
     return {
-        "questions": len(answers), "right": share([a.right for a in answers]), "answered": share([a.response is not None for a in answers]),
+        "questions": len(answers), "right": share([a.right for a in answers]),
+        "answered": share([a.response is not None for a in answers]),
         "response_median_s": responses[len(responses) // 2] if responses else None,
-        "interruptions": len(breaks), "yielded": share([b.yielded is not None and b.yielded <= 1.5 for b in breaks]),
+        "interruptions": len(breaks),
+        "yielded": share([b.yielded is not None and b.yielded <= 1.5 for b in breaks]),
         "yield_median_s": stops[len(stops) // 2] if stops else None,
         "answers_interruption": share([bool(b.follow_right) for b in breaks]),
     }
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("exam", __doc__)
     parser.add_argument("model")
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--items", type=int, default=60)
     parser.add_argument("--breaks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    try:
-        model, bank = load_model(args.model), Bank(args.bank)
-    except (DuplexError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cli.add_threads(parser)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Puts all questions, then all interruptions, and prints each with what came of it."""
+    model, bank = load_model(args.model), Bank(args.bank)
     rng = random.Random(args.seed)
     answers: list[Answer] = []
     breaks: list[Answer] = []
-    while len(answers) < args.items:
-        for item in scripts.exchanges(rng, "test", 1)[:1]:
-            answer = ask(model, bank, rng, item, args.seed * 1000 + len(answers))
-            if answer is not None:
+    for attempt in range(20 * (args.items + args.breaks)):
+        seed = args.seed * 100_000 + attempt
+        if len(answers) < args.items:
+            item = scripts.exchanges(rng, "test", 1)[0]
+            if (answer := ask(model, bank, rng, item, seed)) is not None:
                 answers.append(answer)
-                print(f"{'right' if answer.right else 'WRONG'}  [{answer.engine}] {answer.question}  ->  {answer.heard}", flush=True)
-    while len(breaks) < args.breaks:
-        answer = interrupt(model, bank, rng, args.seed * 1000 + 500 + len(breaks))
-        if answer is not None:
-            breaks.append(answer)
-            print(f"break  [{answer.engine}] {answer.question}  ->  stops after {answer.yielded} s, then: {answer.heard}", flush=True)
+                verdict = "right" if answer.right else "WRONG"
+                print(f"{verdict}  [{answer.engine}] {answer.question}  ->  {answer.heard}", flush=True)
+        elif len(breaks) < args.breaks:
+            if (answer := interrupt(model, bank, rng, seed)) is not None:
+                breaks.append(answer)
+                stopped = "goes on" if answer.yielded is None else f"stops after {answer.yielded:.2f} s"
+                print(f"break  [{answer.engine}] {answer.question}  ->  {stopped}, then: {answer.heard}", flush=True)
+    if len(answers) < args.items or len(breaks) < args.breaks:
+        raise InputError(f"{args.bank}: too few of the scripts' lines are in this bank; make it again with train.speak")
     result = summary(answers, breaks)
     if args.json:
-        args.json.write_text(json.dumps({"summary": result, "answers": [asdict(a) for a in answers + breaks]}, indent=1))
+        part = args.json.with_name(args.json.name + ".part")
+        part.write_text(json.dumps({"summary": result, "answers": [asdict(a) for a in answers + breaks]}, indent=1))
+        part.replace(args.json)
     print(json.dumps(result))
-    return 0
 
 
 if __name__ == "__main__":

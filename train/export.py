@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 
 from duplex.codec import MimiCodec, MimiConfig
 from duplex.config import LMConfig, SamplingConfig
-from duplex.errors import CheckpointError, DuplexError
+from duplex.errors import CheckpointError
 from duplex.model.lm import DuplexLM
 from duplex.saving import save_lm
+from train import cli
 
 
 def trained_model(run: Path) -> DuplexLM:
@@ -33,7 +33,7 @@ def trained_model(run: Path) -> DuplexLM:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("export", __doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--codec", type=Path, required=True, help="folder with mimi.safetensors and mimi.json")
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -44,20 +44,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--audio-temperature", type=float, default=SamplingConfig.audio_temperature)
     parser.add_argument("--text-top-k", type=int, default=SamplingConfig.text_top_k)
     parser.add_argument("--audio-top-k", type=int, default=SamplingConfig.audio_top_k)
-    args = parser.parse_args(argv)
-    try:
-        model = trained_model(args.run)
-        config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
-        codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, model.config.dep_q)
-        generation = {"temp": args.audio_temperature, "temp_text": args.text_temperature, "top_k": args.audio_top_k,
-                      "top_k_text": args.text_top_k}
-        save_lm(model, args.out, {"model_type": "moshi", "lm_gen_config": generation}, codec=codec, tokenizer=args.tokenizer,
-                dtype=torch.float16 if args.half else None, card=args.card.read_text() if args.card else None, overwrite=True)
-    except (DuplexError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the model folder, whole or not at all."""
+    model = trained_model(args.run)
+    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
+    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, model.config.dep_q)
+    generation = {"temp": args.audio_temperature, "temp_text": args.text_temperature, "top_k": args.audio_top_k,
+                  "top_k_text": args.text_top_k}
+    save_lm(model, args.out, {"model_type": "moshi", "lm_gen_config": generation}, codec=codec, tokenizer=args.tokenizer,
+            dtype=torch.float16 if args.half else None, card=args.card.read_text() if args.card else None, overwrite=True)
     print(f"{args.out}: {sum(f.stat().st_size for f in args.out.iterdir()) / 1e6:.1f} MB")
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,26 +2,25 @@
 
     python -m train.fit RECIPE.toml --shards SHARDS --out RUN [--set train.lr=3e-4 …]
 
-SHARDS holds train/ and test/. RUN keeps the last checkpoint, CSV logs and, after every checkpoint, RUN/model: a model
-folder without its codec (python -m train.export adds it). Starting again with the same RUN resumes.
+SHARDS holds train/ and test/. RUN keeps last.ckpt, config.json and CSV logs; python -m train.export makes a model folder of
+it. Starting again with the same RUN resumes. A checkpoint is a pickle: resume only from runs of your own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from duplex.config import LMConfig
-from duplex.errors import ConfigError, DuplexError
+from duplex.errors import ConfigError
 from duplex.overlay import load_toml
+from train import cli
 from train.data import DialogueData
 from train.module import DuplexModule, FitSettings
 
@@ -39,29 +38,28 @@ def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> Non
     wanted = {"cardinality": config.card, "vocabulary": config.text_card, "codebooks": config.dep_q}
     for name, value in wanted.items():
         if int(metadata[name]) != value:
-            raise ConfigError(f"{source}: the shards have {name} {metadata[name]} but the recipe's model has {value}; change the recipe or "
-                              "prepare the corpus again")
+            raise ConfigError(f"{source}: the shards have {name} {metadata[name]} but the recipe's model has {value}; "
+                              "change the recipe or prepare the corpus again")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("fit", __doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe values")
-    parser.add_argument("--threads", type=int, default=1)
+    cli.add_threads(parser)
     parser.add_argument("--minutes", type=float, help="stop after this long, keeping a checkpoint")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    try:
-        recipe = load_toml(FitRecipe, args.recipe, args.set)
-        data = DialogueData(args.shards / "train", args.shards / "test", recipe.train.frames, recipe.train.batch, recipe.train.seed)
-        check_corpus(recipe.model, data.train_shards.metadata, str(args.recipe))
-        fit(recipe, data, args.out, args.minutes)
-    except (DuplexError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks recipe and corpus against each other, then trains."""
+    recipe = load_toml(FitRecipe, args.recipe, args.set)
+    s = recipe.train
+    data = DialogueData(args.shards / "train", args.shards / "test", s.frames, s.batch, s.seed)
+    check_corpus(recipe.model, data.train_shards.metadata, str(args.recipe))
+    fit(recipe, data, args.out, args.minutes)
 
 
 def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None = None) -> DuplexModule:

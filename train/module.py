@@ -60,7 +60,7 @@ class DuplexModule(L.LightningModule):
         output = self.model(inputs, depth_index=index)
         out = dialogue_loss(output, codes, self.model.config, self.settings.loss)
         if not torch.isfinite(out.total):
-            raise FloatingPointError(f"step {self.global_step}: the loss is not finite; lower lr and resume from the last checkpoint")
+            raise FloatingPointError(f"step {self.global_step}: the loss is not finite; lower lr and resume")
         self.log("loss", out.total, prog_bar=True)
         self.log_dict({f"train/{k}": v for k, v in out.nll.means().items()})
         return out.total

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -20,9 +19,10 @@ import torch
 
 from duplex.audio import read_audio
 from duplex.codec import MimiCodec, MimiConfig
-from duplex.errors import DuplexError, InputError
+from duplex.errors import InputError
 from duplex.text import Tokenizer, Word, words_to_row
 from duplex.units import FRAME_SAMPLES
+from train import cli
 from train.shards import fingerprint, write_shard
 from train.synthesize import SYSTEM_LABEL
 
@@ -35,7 +35,8 @@ def read_words(path: Path) -> list[Word]:
     except FileNotFoundError:
         raise InputError(f"{path}: no word times; write them or run an aligner") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not an alignment file ({error}); expected {{'alignments': [[word, [start, end], speaker]]}}") from None
+        layout = "{'alignments': [[word, [start, end], speaker]]}"
+        raise InputError(f"{path}: not an alignment file ({error}); expected {layout}") from None
     for before, word in zip(words, words[1:], strict=False):
         if word.end < word.start or word.start < before.start:
             raise InputError(f"{path}: word {word.text!r} at {word.start} s is reversed or out of order; sort and mend the times")
@@ -53,7 +54,8 @@ def encode_dialogues(stems: list[Path], codec: MimiCodec, tokenizer: Tokenizer) 
             frames = pcm.shape[1] // FRAME_SAMPLES
             if frames == 0:
                 raise InputError(f"{stem}.wav: shorter than one frame of 80 ms")
-            loaded.append((pcm[:, : frames * FRAME_SAMPLES], words_to_row(read_words(stem.with_suffix(".json")), frames, tokenizer)))
+            row = words_to_row(read_words(stem.with_suffix(".json")), frames, tokenizer)
+            loaded.append((pcm[:, : frames * FRAME_SAMPLES], row))
         except InputError as error:
             rejected.append({"path": str(stem), "reason": str(error)})
     result: list[np.ndarray | None] = [None] * len(loaded)
@@ -68,8 +70,16 @@ def encode_dialogues(stems: list[Path], codec: MimiCodec, tokenizer: Tokenizer) 
     return [r for r in result if r is not None], rejected
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """"1/4" -> (1, 4): which share of the shards to make; InputError for anything else."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise InputError(f"--part {text}: give I/N with I from 0 to N - 1, such as 0/2")
+    return int(index), int(count)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("prepare", __doc__)
     parser.add_argument("dialogues", type=Path)
     parser.add_argument("--codec", type=Path, required=True, help="folder with mimi.safetensors and mimi.json")
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -77,23 +87,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-shard", type=int, default=16)
     parser.add_argument("--part", default="0/1", help="I/N: do every N-th shard only (N commands share the work)")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    try:
-        config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
-        codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, args.codebooks)
-        tokenizer = Tokenizer.load(args.tokenizer)
-        stems = sorted(p.with_suffix("") for p in args.dialogues.glob("*.wav") if not p.name.endswith(".part.wav"))
-        if not stems:
-            raise InputError(f"{args.dialogues}: no wav files; give the folder of one split")
-    except (DuplexError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    cli.add_threads(parser)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the shards that are not there yet; the exit status is 1 when more than 5 % of the dialogues are unusable."""
+    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
+    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, args.codebooks)
+    tokenizer = Tokenizer.load(args.tokenizer)
+    stems = sorted(p.with_suffix("") for p in args.dialogues.glob("*.wav") if not p.name.endswith(".part.wav"))
+    if not stems:
+        raise InputError(f"{args.dialogues}: no wav files; give the folder of one split")
     metadata = {"codec": fingerprint(args.codec / "mimi.safetensors"), "tokenizer": fingerprint(args.tokenizer),
                 "codebooks": str(args.codebooks), "vocabulary": str(tokenizer.vocab_size), "cardinality": str(codec.cardinality)}
     args.out.mkdir(parents=True, exist_ok=True)
-    index, count = (int(x) for x in args.part.split("/"))
+    index, count = part_of(args.part)
     groups = [stems[i : i + args.per_shard] for i in range(0, len(stems), args.per_shard)]
     mine = [(n, g) for n, g in enumerate(groups) if n % count == index]
     rejects, started = 0, time.monotonic()

@@ -54,7 +54,8 @@ class ShardSet:
             except (SafetensorError, OSError) as error:
                 raise InputError(f"{path}: not a readable shard ({error}); delete it and prepare again") from None
             if self.metadata is not None and metadata != self.metadata:
-                raise InputError(f"{path}: made with another codec or tokenizer than {paths[0].name}; prepare again into an empty folder")
+                raise InputError(f"{path}: made with another codec or tokenizer than {paths[0].name}; "
+                                 "prepare again into an empty folder")
             self.metadata = metadata
             self.codes.append(codes)
             self.spans += [(number, a, b) for a, b in zip(starts, starts[1:], strict=False)]

@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from duplex.errors import InputError
+from train import cli
 from train.corpus import scripts
 from train.corpus.bank import Request, fill
 from train.corpus.recordings import AsteriskEngine
@@ -27,6 +29,8 @@ from train.corpus.voices import (
 )
 
 SYSTEM_ENGINE = "hibari"
+ENGINES = {"hibari": HibariEngine, "flite": FliteEngine, "espeak": EspeakEngine, "piper": PiperEngine,
+           "asterisk": AsteriskEngine, "kokoro": KokoroEngine}
 # Renditions of each user line by engine, and how far its vocal tract is stretched to make new speakers.
 SHARE = {"hibari": 3, "flite": 2, "espeak": 1, "piper": 1, "kokoro": 1}
 WARPS = {"hibari": (0.76, 0.82, 0.88, 1.08, 1.15), "piper": (0.92, 1.0, 1.1, 1.2), "flite": (0.9, 1.0, 1.12),
@@ -91,17 +95,20 @@ def make_engine(name: str, kokoro_voices: str | None) -> Engine:
     """The engine of a name; raises EngineMissing with its install line."""
     if name == "kokoro":
         return KokoroEngine(kokoro_voices or "voices")
-    return {"hibari": HibariEngine, "piper": PiperEngine, "flite": FliteEngine, "espeak": EspeakEngine,
-            "asterisk": AsteriskEngine}[name]()
+    return ENGINES[name]()
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("speak", __doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--engine", nargs="+", default=["hibari", "flite", "espeak", "piper", "asterisk", "kokoro"])
+    parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     parser.add_argument("--kokoro-voices", help="folder with the *.bin voices of the npm package kokoro-js")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fills the bank with one engine after another; InputError when none can run."""
     spoken = 0
     for name in args.engine:
         try:
@@ -109,19 +116,19 @@ def main(argv: list[str] | None = None) -> int:
         except EngineMissing as missing:
             print(f"{name}: skipped, {missing}", file=sys.stderr)
             continue
-        wanted = engine.requests() if isinstance(engine, AsteriskEngine) else requests_for(engine, args.seed, lexicon_words())
+        own = isinstance(engine, AsteriskEngine)  # recordings can say what they hold, and nothing else
+        wanted = engine.requests() if own else requests_for(engine, args.seed, lexicon_words())
         started, first = time.monotonic(), None
         for done in fill(args.out, engine, wanted):
             first = done if first is None else first
             if done % 100 == 0 or done == len(wanted):
                 rate = (done - first + 1) / (time.monotonic() - started)
-                print(f"\r{name}: {done}/{len(wanted)} clips, {(len(wanted) - done) / rate / 60:.1f} min left", end="", flush=True)
+                left = (len(wanted) - done) / rate / 60
+                print(f"\r{name}: {done}/{len(wanted)} clips, {left:.1f} min left ", end="", flush=True)
         print(f"\r{name}: {len(wanted)} clips" + " " * 30)
         spoken += len(wanted)
     if not spoken:
-        print("error: no engine could run; install one of those named above", file=sys.stderr)
-        return 2
-    return 0
+        raise InputError("no engine could run; install one of those named above")
 
 
 if __name__ == "__main__":

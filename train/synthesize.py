@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from duplex.errors import DuplexError
 from duplex.overlay import load_toml
 from duplex.units import SAMPLE_RATE
+from train import cli
 from train.corpus.bank import Bank
 from train.corpus.dialogue import Composer, Phenomena
 
@@ -72,19 +71,19 @@ def _job(bank: Path, recipe: DialogueRecipe, out: Path, split: str, number: int)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("synthesize", __doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    args = parser.parse_args(argv)
-    try:
-        recipe = load_toml(DialogueRecipe, args.recipe)
-        Bank(args.bank)
-    except (DuplexError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes all dialogues that are not there yet."""
+    recipe = load_toml(DialogueRecipe, args.recipe)
+    Bank(args.bank)
     total = max(1, round(args.hours * 3600 / recipe.seconds))
     tests = max(1, round(total * recipe.test_share))
     jobs = [("test", n) for n in range(tests)] + [("train", n) for n in range(total - tests)]
@@ -99,7 +98,6 @@ def main(argv: list[str] | None = None) -> int:
                 left = (time.monotonic() - started) / done * (total - done) / 60
                 print(f"\r{done}/{total} dialogues, {left:.1f} min left ", end="", flush=True)
     print(f"\r{total} dialogues of {recipe.seconds:g} s in {args.out}" + " " * 20)
-    return 0
 
 
 if __name__ == "__main__":

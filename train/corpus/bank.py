@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from duplex.errors import InputError
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
 from train.corpus.voices import Engine, Utterance, resample_mono, trim
@@ -114,7 +115,7 @@ class Bank:
                     self._by_text[clip.role, clip.text].append(clip)
             self._pcm[engine] = np.memmap(self.folder / f"{engine}.pcm", dtype="<i2", mode="r")
         if not self.clips:
-            raise FileNotFoundError(f"{folder}: no clips; make them with python -m train.speak --out {folder}")
+            raise InputError(f"{folder}: no clips; make them with python -m train.speak --out {folder}")
 
     def find(self, role: str, text: str) -> list[Clip]:
         """Clips of a text, in the order they were made."""

@@ -64,7 +64,8 @@ class AsteriskEngine:
             seconds = len(samples) / SAMPLE_RATE
             gap = GAP.get(unit[-1], CLOSE)
             names = unit.split()
-            words += [Word(w, clock + i * seconds / len(names), clock + (i + 1) * seconds / len(names)) for i, w in enumerate(names)]
+            each = seconds / len(names)
+            words += [Word(w, clock + i * each, clock + (i + 1) * each) for i, w in enumerate(names)]
             parts += [samples, np.zeros(round(gap * SAMPLE_RATE), np.float32)]
             clock += seconds + gap
         return Utterance(np.concatenate(parts[:-1]), tuple(words))
