@@ -220,20 +220,22 @@ class Engine:
     ) -> Tensor:
         """[B, Q] codes of the step. `forced` holds the system's known ones, UNGENERATED elsewhere."""
         n_system, generated = self.layout.n_system, noise_BQ.shape[1]
-        if generated == n_system and self.device.type == "cpu":
-            # Frames of a prompt are known in full and need no depth pass. Looking costs nothing on the CPU.
-            if bool(((forced_BQ >= 0) | ~active_B[:, None]).all()):
-                return forced_BQ
         if generated == 0:
             return forced_BQ[:, :0]
+        is_forced_BQ, may_be_forced = forced_BQ >= 0, True
+        if self.device.type == "cpu":
+            # Looking costs nothing here. Frames of a prompt are known in full and need no depth pass.
+            may_be_forced = bool(is_forced_BQ.any())
+            if may_be_forced and generated == n_system and bool((is_forced_BQ | ~active_B[:, None]).all()):
+                return forced_BQ
         temperature = 0.0 if s.greedy else s.audio_temperature
         cache = self.model.depformer.make_cache(len(hidden_BD), hidden_BD)
         codes, previous_B = [], text_B
         for q in range(generated):
             logits_BV = self.model.depth_step(q, hidden_BD, previous_B, cache)
             previous_B = pick(logits_BV, noise_BQ[:, q], temperature, s.audio_top_k)
-            if q < n_system:
-                previous_B = torch.where(forced_BQ[:, q] >= 0, forced_BQ[:, q], previous_B)
+            if may_be_forced and q < n_system:
+                previous_B = torch.where(is_forced_BQ[:, q], forced_BQ[:, q], previous_B)
             codes.append(previous_B)
         return torch.stack(codes, 1)
 

@@ -25,6 +25,7 @@ from duplex.model.layers import (
     make_scale,
     sinusoids,
     split_heads,
+    split_step,
 )
 from duplex.model.projections import ProjectionList
 
@@ -54,12 +55,11 @@ class DepthAttention(nn.Module):
         q, k, v = split_heads(self.in_projs(x_NQD), self.heads, self.kv_heads, rotation)
         return self.out_projs(attend(q, k, v, causal=True))
 
-    def step(self, x_N1D: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
-        q, k, v = split_heads(self.in_projs.at(position)(x_N1D), self.heads, self.kv_heads, rotation)
-        keys_NGQE, values_NGQE = store_NGQE.chunk(2, dim=1)
-        keys_NGQE[:, :, position], values_NGQE[:, :, position] = k[:, :, 0], v[:, :, 0]
-        seen = slice(0, position + 1)
-        return self.out_projs.at(position)(attend(q, keys_NGQE[:, :, seen], values_NGQE[:, :, seen]))
+    def step(self, x_ND: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
+        q, kv = split_step(self.in_projs.at(position)(x_ND), self.heads, self.kv_heads, rotation)
+        store_NGQE[:, :, position] = kv
+        keys, values = store_NGQE[:, :, : position + 1].chunk(2, dim=1)
+        return self.out_projs.at(position)(attend(q, keys, values)[:, 0])
 
 
 class DepthLayer(nn.Module):
@@ -101,9 +101,9 @@ class DepthLayer(nn.Module):
         attended = self.self_attn(self.norm1(x_NQD), rotation)
         return self._feed_forward(x_NQD + self.layer_scale_1(attended), None)
 
-    def step(self, x_N1D: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
-        attended = self.self_attn.step(self.norm1(x_N1D), rotation, position, store_NGQE)
-        return self._feed_forward(x_N1D + self.layer_scale_1(attended), position)
+    def step(self, x_ND: Tensor, rotation: Rotation | None, position: int, store_NGQE: Tensor) -> Tensor:
+        attended = self.self_attn.step(self.norm1(x_ND), rotation, position, store_NGQE)
+        return self._feed_forward(x_ND + self.layer_scale_1(attended), position)
 
 
 class DepthTransformer(nn.Module):
@@ -148,6 +148,7 @@ class DepthTransformer(nn.Module):
     def step(self, x_ND: Tensor, position: int, cache: DepthCache) -> Tensor:
         """One position of N frames: [N, D] -> [N, D]; positions must be visited in order from 0."""
         x_N1D, rotation = self._positions(x_ND[:, None], position)
-        for i, layer in enumerate(self.layers):
-            x_N1D = layer.step(x_N1D, rotation, position, cache.store_LNGQE[i])
-        return x_N1D[:, 0]
+        x_ND = x_N1D[:, 0]
+        for layer, store_NGQE in zip(self.layers, cache.store_LNGQE.unbind(0), strict=True):
+            x_ND = layer.step(x_ND, rotation, position, store_NGQE)
+        return x_ND

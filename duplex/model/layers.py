@@ -90,17 +90,21 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [...] -> [..., dim]."""
-        known = (ids >= 0)[..., None].to(self.weight.dtype)
-        ids = ids.clamp(min=0)
+        return self.lookup(ids.clamp(min=0), (ids >= 0)[..., None].to(self.weight.dtype))
+
+    def lookup(self, ids: Tensor, known: Tensor | None = None) -> Tensor:
+        """As `forward` for ids that are not negative; `known` [..., 1] is 1 to keep and 0 to give zero."""
         if self.demux:
             first, second = ids % len(self.weight), ids // len(self.weight) - 1
             y = self.out1(F.embedding(first, self.weight))
             other = self.out2(F.embedding(second.clamp(min=0), self.weight))
-            return known * (y + torch.where((second >= 0)[..., None], other, 0.0))
+            y = y + torch.where((second >= 0)[..., None], other, 0.0)
+            return y if known is None else y * known
         y = F.embedding(ids, self.weight)
         if self.norm is not None:
             y = self.norm(y)
-        y = y * known
+        if known is not None:
+            y = y * known
         return y if self.low_rank is None else self.low_rank(y)
 
 
@@ -148,6 +152,10 @@ class Rotation(NamedTuple):
         cos, sin = (torch.stack(pair, dim).flatten(-2) for pair in ((cos, cos), (-sin, sin)))
         return cls(cos, sin, interleaved)
 
+    def unsqueeze(self, dim: int) -> Rotation:
+        """The same rotation with one more dimension to broadcast over."""
+        return Rotation(self.cos.unsqueeze(dim), self.sin.unsqueeze(dim), self.interleaved)
+
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., E] turned, in float32."""
         pairs, dim = ((-1, 2), -1) if self.interleaved else ((2, -1), -2)
@@ -177,6 +185,17 @@ def split_heads(
         qk = rotation(qk)
     q, k = qk.split([heads, kv_heads], dim=1)
     return q, k, v
+
+
+def split_step(
+    projected: Tensor, heads: int, kv_heads: int, rotation: Rotation | None
+) -> tuple[Tensor, Tensor]:
+    """`split_heads` of one position [B, (H + 2 G) E]: queries [B, H, 1, E]; keys above values [B, 2 G, E]."""
+    x_BHE = projected.unflatten(-1, (heads + 2 * kv_heads, -1))
+    if rotation is not None:
+        turned = heads + kv_heads
+        x_BHE = torch.cat([rotation(x_BHE[:, :turned]), x_BHE[:, turned:]], 1)
+    return x_BHE[:, :heads, None], x_BHE[:, heads:]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:

@@ -86,14 +86,16 @@ class DuplexLM(nn.Module):
 
     def embed(self, tokens_BKT: Tensor) -> Tensor:
         """Sum over rows of the input embeddings: [B, K, T] -> [B, T, D]."""
-        first_audio = self.layout.audio_rows.start
-        audio = (embedding(tokens_BKT[:, row]) for row, embedding in enumerate(self.emb, first_audio))
-        return sum(audio, start=next(audio)) + self.text_emb(tokens_BKT[:, self.layout.text_row])
+        ids_K, known_K = tokens_BKT.clamp(min=0).unbind(1), (tokens_BKT >= 0).to(self.text_emb.weight.dtype)
+        known_K = known_K[..., None].unbind(1)
+        audio = (embedding.lookup(ids_K[row], known_K[row])
+                 for row, embedding in enumerate(self.emb, self.layout.audio_rows.start))
+        text = self.layout.text_row
+        return sum(audio, start=next(audio)) + self.text_emb.lookup(ids_K[text], known_K[text])
 
-    def depth_input(self, position: int, hidden_ND: Tensor, previous_N: Tensor) -> Tensor:
-        """Input [N, D'] of one depth position: projected temporal vector + embedding of the row before."""
-        embedding = self.depformer_text_emb if position == 0 else self.depformer_emb[position - 1]
-        return self.depformer_in.at(position)(hidden_ND) + embedding(previous_N)
+    def depth_embedding(self, position: int) -> TokenEmbedding:
+        """Embedding of the row before depth `position`: of text for the first."""
+        return self.depformer_text_emb if position == 0 else self.depformer_emb[position - 1]
 
     def depth_logits(self, position: int, out_ND: Tensor) -> Tensor:
         """Audio logits [N, V] of one depth position."""
@@ -101,7 +103,7 @@ class DuplexLM(nn.Module):
 
     def depth_step(self, position: int, hidden_ND: Tensor, previous_N: Tensor, cache: DepthCache) -> Tensor:
         """Streaming: logits [N, V] of audio row `position`, given the token of the row before it."""
-        x_ND = self.depth_input(position, hidden_ND, previous_N)
+        x_ND = self.depformer_in.at(position)(hidden_ND) + self.depth_embedding(position)(previous_N)
         return self.depth_logits(position, self.depformer.step(x_ND, position, cache))
 
     def extra_probabilities(self, hidden: Tensor) -> list[Tensor]:
@@ -116,7 +118,8 @@ class DuplexLM(nn.Module):
 
     def depth(self, hidden_ND: Tensor, targets_NK: Tensor) -> Tensor:
         """Teacher-forced audio logits [N, Q, V] of N steps from their temporal vectors and delayed tokens."""
-        inputs = [self.depth_input(q, hidden_ND, targets_NK[:, q]) for q in range(self.config.dep_q)]
+        inputs = [self.depformer_in.at(q)(hidden_ND) + self.depth_embedding(q)(targets_NK[:, q])
+                  for q in range(self.config.dep_q)]
         out_NQD = self.depformer(torch.stack(inputs, 1))
         return torch.stack([self.depth_logits(q, out_NQD[:, q]) for q in range(self.config.dep_q)], 1)
 

@@ -25,6 +25,7 @@ from duplex.model.layers import (
     make_scale,
     sinusoids,
     split_heads,
+    split_step,
 )
 from duplex.model.projections import ProjectionList
 
@@ -65,11 +66,11 @@ class TemporalAttention(nn.Module):
         q, k, v = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads, rotation)
         return self.out_projs[0](attend(q, k, v, mask_TT, causal=mask_TT is None))
 
-    def step(self, x_B1D: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
-        q, k, v = split_heads(self.in_projs[0](x_B1D), self.heads, self.kv_heads, rotation)
-        window.put(ring_BGCE, torch.cat([k, v], 1)[:, :, 0])
+    def step(self, x_BD: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
+        q, kv = split_step(self.in_projs[0](x_BD), self.heads, self.kv_heads, rotation)
+        window.put(ring_BGCE, kv)
         keys, values = ring_BGCE[:, :, : window.filled].chunk(2, dim=1)
-        return self.out_projs[0](attend(q, keys, values, window.mask))
+        return self.out_projs[0](attend(q, keys, values, window.mask)[:, 0])
 
 
 class TemporalLayer(nn.Module):
@@ -99,9 +100,9 @@ class TemporalLayer(nn.Module):
         attended = self.self_attn(self.norm1(x_BTD), rotation, mask_TT)
         return self.feed_forward(x_BTD + self.layer_scale_1(attended))
 
-    def step(self, x_B1D: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
-        attended = self.self_attn.step(self.norm1(x_B1D), rotation, ring_BGCE, window)
-        return self.feed_forward(x_B1D + self.layer_scale_1(attended))
+    def step(self, x_BD: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
+        attended = self.self_attn.step(self.norm1(x_BD), rotation, ring_BGCE, window)
+        return self.feed_forward(x_BD + self.layer_scale_1(attended))
 
 
 class RingWindow:
@@ -138,16 +139,14 @@ class TemporalTransformer(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(TemporalLayer(config) for _ in range(config.num_layers))
 
-    def _positions(self, x_BTD: Tensor, positions: Tensor) -> tuple[Tensor, Rotation | None]:
+    def _positions(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Rotation | None]:
         """`x` with absolute positions added where the model has them, and the rotation where it has one."""
         c, kind = self.config, self.config.positional_embedding
         if "sin" in kind:
-            x_BTD = x_BTD + c.positional_scale * sinusoids(positions, c.dim, c.max_period, x_BTD.dtype)
+            x = x + c.positional_scale * sinusoids(positions, c.dim, c.max_period, x.dtype)
         if "rope" not in kind:
-            return x_BTD, None
-        # A dimension for the heads goes before the positions, which are [T] or, one step per row, [B, 1].
-        positions = positions.unsqueeze(-2)
-        return x_BTD, Rotation.at(positions, c.dim // c.num_heads, c.max_period, kind != "rope_concat")
+            return x, None
+        return x, Rotation.at(positions, c.dim // c.num_heads, c.max_period, kind != "rope_concat")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """All frames at once: [B, T, D] -> [B, T, D]. Frame t sees the `context` frames up to t."""
@@ -180,7 +179,9 @@ class TemporalTransformer(nn.Module):
         nothing.
         """
         window = RingWindow(frames_B, ring.store_LBGCE.shape[3], active_B)
-        x_B1D, rotation = self._positions(x_BD[:, None], frames_B[:, None])
-        for i, layer in enumerate(self.layers):
-            x_B1D = layer.step(x_B1D, rotation, ring.store_LBGCE[i], window)
-        return x_B1D[:, 0]
+        x_BD, rotation = self._positions(x_BD, frames_B)
+        if rotation is not None:
+            rotation = rotation.unsqueeze(1)  # one angle for all heads of a row
+        for layer, ring_BGCE in zip(self.layers, ring.store_LBGCE.unbind(0), strict=True):
+            x_BD = layer.step(x_BD, rotation, ring_BGCE, window)
+        return x_BD

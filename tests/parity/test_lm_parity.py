@@ -40,18 +40,18 @@ def made(**changes) -> LMConfig:
 
 
 CONFIGS = {
-    "moshi-7b": shrunk("moshi-7b", num_layers=2, depformer_num_layers=1),
+    "moshi-7b": shrunk("moshi-7b"),
     "personaplex-7b": shrunk("personaplex-7b"),
     "hibiki-2b": shrunk("hibiki-2b", depformer_low_rank_embeddings=12),
     "two-depth-widths": made(
-        n_q=6, dep_q=3, delays=(0, 0, 1, 1, 0, 1, 1), hidden_scale=4, depformer_num_layers=2,
+        n_q=6, dep_q=3, delays=(0, 0, 1, 1, 0, 1, 1), hidden_scale=4, num_layers=2,
         depformer_weights_per_step_schedule=(0, 1, 1), depformer_dim_feedforward=(128, 96)),
     "extra-heads": made(
         extra_heads_num_heads=4, extra_heads_dim=6, bias_proj=True, depformer_norm="layer_norm_f32", layer_scale=0.5,
         depformer_layer_scale=None, text_card_out=48),
     "other-norms": made(
         norm="rms_norm", norm_emb=True, gating="gelu", depformer_gating="tanh", positional_embedding="sin_rope",
-        positional_scale=0.5, depformer_pos_emb="sin", n_q=6, dep_q=3, delays=(0, 0, 2, 3, 0, 2, 3)),
+        positional_scale=0.5, depformer_pos_emb="sin", delays=(0, 0, 3, 0, 2)),
     "plain-feed-forward": made(
         norm="layer_norm_f32", gating="none", depformer_gating="silu", positional_embedding="sin", hidden_scale=3,
         depformer_multi_linear=False, delays=(0,) * 5),
@@ -61,7 +61,8 @@ CONFIGS = {
     "one-voice": made(
         n_q=3, dep_q=3, delays=(0, 2, 3, 3), demux_second_stream=True, depformer_low_rank_embeddings=10,
         existing_text_end_padding_id=1),
-    "late-text": made(delays=(3, 0, 0, 0, 0), depformer_weights_per_step_schedule=(0, 0), num_layers=2),
+    "late-text": made(
+        delays=(3, 0, 0, 0, 0), depformer_weights_per_step_schedule=(0, 0), num_layers=3, depformer_num_layers=2),
     "shared-depth-weights": made(gating="none", depformer_weights_per_step=False, depformer_pos_emb="sin_rope"),
     "listener": made(n_q=4, dep_q=0, delays=(0,) * 5, extra_heads_num_heads=2),
 }
