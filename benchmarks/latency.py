@@ -46,8 +46,8 @@ RANDOM_CODEC = MimiConfig(dimension=128, n_filters=16, codebook_dim=64, n_codebo
 
 
 def random_model(device: torch.device | str = "cpu") -> LoadedModel:
-    """Untrained weights in a small model's shape (preset "tiny"), with a byte tokenizer: costs time as a trained one does."""
-    config = replace(PRESETS["tiny"], text_card=ByteTokenizer.vocab_size)
+    """Untrained weights in a small model's shape (preset "toy"), with a byte tokenizer: costs time as a trained one does."""
+    config = replace(PRESETS["toy"], text_card=ByteTokenizer.vocab_size)
     torch.manual_seed(0)
     books = StreamLayout.from_config(config).n_system
     codec = MimiCodec(build_mimi(RANDOM_CODEC, books, device), RANDOM_CODEC)

@@ -335,12 +335,12 @@ PRESETS: dict[str, LMConfig] = {
         depformer_max_period=10_000, depformer_low_rank_embeddings=128,
         depformer_weights_per_step_schedule=(0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8),
     ),
-    "tiny": _family(
+    "toy": _family(
         dim=192, num_heads=6, num_layers=4, n_q=8, dep_q=4, card=512, text_card=2000, context=750,
         delays=_delays(1, 4), hidden_scale=4, depformer_dim=96, depformer_num_heads=4, depformer_num_layers=2,
         depformer_dim_feedforward=384, depformer_context=4,
     ),
 }
 """Model shapes by name, for `LMConfig.from_dict({"preset": ...})`: the published ones as their papers describe them,
-and that of the embedded default's family. A checkpoint's own config.json always decides about that checkpoint.
+and a small one for tests and benchmarks. A checkpoint's own config.json always decides about that checkpoint.
 """

@@ -45,7 +45,7 @@ def read_words(path: Path) -> list[Word]:
 
 def encode_dialogues(stems: list[Path], codec: MimiCodec, tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[dict]]:
     """Codes int64 [1 + 2K, T] of each usable dialogue, and what was rejected with its reason."""
-    loaded, rejected = [], []
+    result, rejected = [], []
     for stem in stems:
         try:
             pcm = read_audio(stem.with_suffix(".wav"))
@@ -55,19 +55,14 @@ def encode_dialogues(stems: list[Path], codec: MimiCodec, tokenizer: Tokenizer) 
             if frames == 0:
                 raise InputError(f"{stem}.wav: shorter than one frame of 80 ms")
             row = words_to_row(read_words(stem.with_suffix(".json")), frames, tokenizer)
-            loaded.append((pcm[:, : frames * FRAME_SAMPLES], row))
         except InputError as error:
             rejected.append({"path": str(stem), "reason": str(error)})
-    result: list[np.ndarray | None] = [None] * len(loaded)
-    by_length: dict[int, list[int]] = {}
-    for i, (pcm, _) in enumerate(loaded):
-        by_length.setdefault(pcm.shape[1], []).append(i)
-    for same in by_length.values():
-        batch = torch.from_numpy(np.concatenate([loaded[i][0] for i in same]))[:, None]
-        codes = codec.encode(batch).numpy()
-        for n, i in enumerate(same):
-            result[i] = np.concatenate([loaded[i][1][None], codes[2 * n], codes[2 * n + 1]])
-    return [r for r in result if r is not None], rejected
+            continue
+        # One dialogue at a time: the first layers' activations of a larger batch fall out of the processor's cache.
+        pcm_21S = torch.from_numpy(pcm[:, None, : frames * FRAME_SAMPLES])
+        system, user = codec.encode(pcm_21S).numpy()
+        result.append(np.concatenate([row[None], system, user]))
+    return result, rejected
 
 
 def part_of(text: str) -> tuple[int, int]:

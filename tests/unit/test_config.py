@@ -114,8 +114,8 @@ def test_files(tmp_path):
     path.write_text(json.dumps(SMALL.to_dict()))
     assert LMConfig.from_json(path) == SMALL
     toml = tmp_path / "model.toml"
-    toml.write_text('preset = "tiny"\nnum_layers = 2\n')
-    assert load_toml(LMConfig, toml, ["dim=96"]) == dataclasses.replace(PRESETS["tiny"], num_layers=2, dim=96)
+    toml.write_text('preset = "toy"\nnum_layers = 2\n')
+    assert load_toml(LMConfig, toml, ["dim=96"]) == dataclasses.replace(PRESETS["toy"], num_layers=2, dim=96)
 
 
 @pytest.mark.parametrize(

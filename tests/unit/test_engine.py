@@ -13,7 +13,7 @@ from duplex.errors import InputError
 from duplex.model.lm import DuplexLM
 
 CONFIG = dataclasses.replace(
-    PRESETS["tiny"], dim=32, num_heads=4, num_layers=2, card=20, text_card=30, context=9, depformer_dim=16,
+    PRESETS["toy"], dim=32, num_heads=4, num_layers=2, card=20, text_card=30, context=9, depformer_dim=16,
     depformer_num_heads=2, depformer_num_layers=1, depformer_dim_feedforward=32, n_q=5, dep_q=3,
     delays=(0, 0, 2, 2, 0, 2))
 DUET = dataclasses.replace(CONFIG, n_q=4, dep_q=4, delays=(0, 0, 1, 0, 1))

@@ -14,7 +14,7 @@ from duplex.loss import LossWeights, audio_alphas, dialogue_loss, token_nll
 from duplex.model.lm import DuplexLM
 
 CONFIG = dataclasses.replace(
-    PRESETS["tiny"], dim=16, num_heads=2, num_layers=1, card=9, text_card=11, context=50, depformer_dim=8,
+    PRESETS["toy"], dim=16, num_heads=2, num_layers=1, card=9, text_card=11, context=50, depformer_dim=8,
     depformer_num_heads=2, depformer_num_layers=1, depformer_dim_feedforward=16, n_q=4, dep_q=2,
     delays=(0, 0, 2, 0, 2), existing_text_padding_id=3, existing_text_end_padding_id=0)
 

@@ -15,7 +15,7 @@ from duplex.model.projections import stacked_state_dict
 
 T = 40
 BASE = dataclasses.replace(
-    PRESETS["tiny"], dim=32, num_heads=4, num_layers=2, card=20, text_card=30, context=7, depformer_dim=16,
+    PRESETS["toy"], dim=32, num_heads=4, num_layers=2, card=20, text_card=30, context=7, depformer_dim=16,
     depformer_num_heads=2, depformer_dim_feedforward=32, n_q=4, dep_q=2, delays=(0, 0, 2, 0, 2))
 VARIANTS = {
     "rope": BASE,

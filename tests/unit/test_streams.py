@@ -28,7 +28,7 @@ def test_layout_of_known_models(name, system, user):
 
 
 def test_layout_of_a_model_that_only_listens():
-    config = dataclasses.replace(PRESETS["tiny"], dep_q=0)
+    config = dataclasses.replace(PRESETS["toy"], dep_q=0)
     assert StreamLayout.from_config(config) == StreamLayout(0, 8)
 
 
