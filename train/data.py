@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Protocol
 
 import lightning as L
 import numpy as np
@@ -14,44 +14,61 @@ from torch.utils.data import DataLoader, IterableDataset
 from train.shards import ShardSet, sample_index
 
 
-class CropStream(IterableDataset):
+class Source(Protocol):
+    """An endless sequence of training samples that is a pure function of the position."""
+
+    metadata: dict[str, str]
+
+    def sample(self, position: int) -> Tensor:
+        """int64 [K, frames]."""
+        ...
+
+
+class ShardSource:
+    """Crops of encoded dialogues: every epoch visits each dialogue once, at a random place."""
+
+    def __init__(self, shards: ShardSet, frames: int, seed: int):
+        self.shards, self.frames, self.seed = shards, frames, seed
+        self.metadata = shards.metadata
+
+    def sample(self, position: int) -> Tensor:
+        index = sample_index(self.seed, position, len(self.shards))
+        return self.shards.crop(index, self.frames, np.random.default_rng((self.seed, 1, position)))
+
+
+class SampleStream(IterableDataset):
     """Endless batches: batch number ``step`` holds samples ``(step * world + rank) * size …`` of one sequence.
 
     Yields {"codes": int64 [B, K, T], "sample": int64 [B]}. Setting ``first_step`` before iterating resumes exactly there.
     """
 
-    def __init__(self, shards: ShardSet, frames: int, batch: int, seed: int, rank: int = 0, world: int = 1):
-        self.shards, self.frames, self.batch, self.seed = shards, frames, batch, seed
-        self.rank, self.world = rank, world
-        self.first_step = 0
+    def __init__(self, source: Source, batch: int, rank: int = 0, world: int = 1, first_step: int = 0):
+        self.source, self.batch, self.rank, self.world, self.first_step = source, batch, rank, world, first_step
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         step = self.first_step
         while True:
             first = (step * self.world + self.rank) * self.batch
             positions = range(first, first + self.batch)
-            crops = [self.shards.crop(sample_index(self.seed, p, len(self.shards)), self.frames,
-                                      np.random.default_rng((self.seed, 1, p))) for p in positions]
-            yield {"codes": torch.stack(crops), "sample": torch.tensor(positions)}
+            yield {"codes": torch.stack([self.source.sample(p) for p in positions]), "sample": torch.tensor(positions)}
             step += 1
 
 
 class DialogueData(L.LightningDataModule):
-    """Training and validation crops of two folders of shards."""
+    """Training samples of a source, and the first frames of up to 16 dialogues of a folder of shards for validation."""
 
-    def __init__(self, train: Path, validation: Path, frames: int, batch: int, seed: int):
+    def __init__(self, source: Source, validation: ShardSet, frames: int, batch: int):
         super().__init__()
-        self.train_shards, self.validation_shards = ShardSet(train), ShardSet(validation)
-        self.frames, self.batch, self.seed = frames, batch, seed
-        self.first_step = 0
+        self.source, self.validation = source, validation
+        self.frames, self.batch = frames, batch
 
     def train_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = CropStream(self.train_shards, self.frames, self.batch, self.seed, rank, world)
-        stream.first_step = self.trainer.global_step if self.trainer else self.first_step
-        return DataLoader(stream, batch_size=None)
+        rank, world, step = 0, 1, 0
+        if self.trainer:
+            rank, world, step = self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step
+        return DataLoader(SampleStream(self.source, self.batch, rank, world, step), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        crops = [self.validation_shards.dialogue(i)[:, : self.frames] for i in range(min(16, len(self.validation_shards)))]
-        return DataLoader([{"codes": torch.stack(crops[i : i + self.batch])} for i in range(0, len(crops), self.batch)],
-                          batch_size=None)
+        crops = [self.validation.dialogue(i)[:, : self.frames] for i in range(min(16, len(self.validation)))]
+        batches = [{"codes": torch.stack(crops[i : i + self.batch])} for i in range(0, len(crops), self.batch)]
+        return DataLoader(batches, batch_size=None)

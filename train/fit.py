@@ -1,9 +1,11 @@
 """Train a duplex language model on tokenised dialogues.
 
     python -m train.fit RECIPE.toml --shards SHARDS --out RUN [--set train.lr=3e-4 …]
+    python -m train.fit … --coded CODED --dialogues DIALOGUES.toml --tokenizer FILE.model
 
-SHARDS holds train/ and test/. RUN keeps last.ckpt, config.json and CSV logs; python -m train.export makes a model folder of
-it. Starting again with the same RUN resumes. A checkpoint is a pickle: resume only from runs of your own.
+SHARDS holds train/ and test/. With --coded, training dialogues are composed in token space and only test/ is read.
+RUN keeps last.ckpt, config.json and CSV logs; python -m train.export makes a model folder of it. Starting again with the
+same RUN resumes. A checkpoint is a pickle: resume only from runs of your own.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ from lightning.pytorch.loggers import CSVLogger
 from duplex.config import LMConfig
 from duplex.errors import ConfigError
 from duplex.overlay import load_toml
+from duplex.text import Tokenizer
 from train import cli
-from train.data import DialogueData
+from train.coded import CodedBank, ComposedSource
+from train.data import DialogueData, ShardSource
 from train.module import DuplexModule, FitSettings
+from train.shards import ShardSet
+from train.synthesize import DialogueRecipe
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("fit", __doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--coded", type=Path, help="bank of encoded clips: compose dialogues instead of reading SHARDS/train")
+    parser.add_argument("--dialogues", type=Path, help="with --coded: recipe of the dialogues")
+    parser.add_argument("--tokenizer", type=Path, help="with --coded: the tokenizer of the text row")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe values")
     cli.add_threads(parser)
@@ -57,8 +66,18 @@ def run(args: argparse.Namespace) -> None:
     """Checks recipe and corpus against each other, then trains."""
     recipe = load_toml(FitRecipe, args.recipe, args.set)
     s = recipe.train
-    data = DialogueData(args.shards / "train", args.shards / "test", s.frames, s.batch, s.seed)
-    check_corpus(recipe.model, data.train_shards.metadata, str(args.recipe))
+    validation = ShardSet(args.shards / "test")
+    if args.coded:
+        if not (args.dialogues and args.tokenizer):
+            raise ConfigError("--coded needs --dialogues RECIPE.toml and --tokenizer FILE.model as well")
+        dialogues, tokenizer = load_toml(DialogueRecipe, args.dialogues), Tokenizer.load(args.tokenizer)
+        source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed)
+        if source.metadata["codec"] != validation.metadata["codec"]:
+            raise ConfigError(f"{args.coded}: made with another codec than {args.shards}; encode one of them again")
+    else:
+        source = ShardSource(ShardSet(args.shards / "train"), s.frames, s.seed)
+    check_corpus(recipe.model, source.metadata, str(args.recipe))
+    data = DialogueData(source, validation, s.frames, s.batch)
     fit(recipe, data, args.out, args.minutes)
 
 

@@ -11,7 +11,7 @@ from duplex.codec import MimiCodec, MimiConfig
 from duplex.config import LMConfig
 from duplex.errors import ConfigError, InputError
 from train.codec import CodecTrainer, CodecTraining, _kmeans, learning_rate
-from train.data import DialogueData
+from train.data import DialogueData, ShardSource
 from train.fit import FitRecipe, check_corpus, fit
 from train.losses import MelLoss
 from train.module import FitSettings
@@ -39,8 +39,8 @@ def shards(tmp_path):
     return tmp_path
 
 
-def data(folder, **changes):
-    return DialogueData(folder / "train", folder / "test", frames=40, batch=2, seed=0, **changes)
+def data(folder):
+    return DialogueData(ShardSource(ShardSet(folder / "train"), 40, seed=0), ShardSet(folder / "test"), frames=40, batch=2)
 
 
 def test_every_epoch_visits_every_dialogue_once():

@@ -103,6 +103,7 @@ class Bank:
         self.folder = Path(folder)
         self.clips: list[Clip] = []
         self._pcm: dict[str, np.ndarray] = {}
+        self._timing: dict[tuple[str, int], tuple[float, tuple[Word, ...]]] = {}
         self._by_text: dict[tuple[str, str], list[Clip]] = defaultdict(list)
         for index in sorted(self.folder.glob("*.jsonl")):
             engine = index.stem
@@ -130,3 +131,11 @@ class Bank:
         samples, moved = trim(self.samples(clip))
         words = tuple(Word(w.text, max(0.0, w.start - moved), max(0.0, w.end - moved)) for w in clip.words)
         return Utterance(samples, words)
+
+    def timing(self, clip: Clip) -> tuple[float, tuple[Word, ...]]:
+        """Length in seconds and word times of `speech`, remembered."""
+        key = (clip.engine, clip.offset)
+        if key not in self._timing:
+            speech = self.speech(clip)
+            self._timing[key] = (speech.seconds, speech.words)
+        return self._timing[key]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from duplex.text import Word
-from duplex.units import SAMPLE_RATE, seconds_to_samples
+from duplex.units import frames_to_seconds, seconds_to_frame, seconds_to_samples
 from train.corpus import scripts
 from train.corpus.bank import Bank, Clip
 from train.corpus.scripts import Exchange, Picker
@@ -42,24 +43,49 @@ class Phenomena:
     """Share of dialogues with background noise in the user's channel."""
 
 
+@dataclass(frozen=True)
+class Placement:
+    """One clip on one speaker's track."""
+
+    speaker: str
+    """"system" or "user"."""
+    start: float
+    """Seconds from the beginning of the dialogue."""
+    clip: Clip
+    stop: float | None = None
+    """The clip is broken off after so many seconds."""
+    hole: tuple[float, float] | None = None
+    """A silence is opened so many seconds into the clip, and lasts so long."""
+
+
 @dataclass
-class Track:
-    """Samples and words of one speaker while a dialogue is being laid out."""
+class Plan:
+    """A dialogue before it is rendered, as sound (`render`) or as codes (`train.coded`)."""
 
-    parts: list[tuple[float, np.ndarray]] = field(default_factory=list)
-    words: list[Word] = field(default_factory=list)
+    placements: list[Placement] = field(default_factory=list)
+    system_words: list[Word] = field(default_factory=list)
+    user_words: list[Word] = field(default_factory=list)
+    events: list[dict] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    gain: float = 1.0
+    """Factor on the user's channel."""
+    noise: float = 0.0
+    """Standard deviation of white noise in the user's channel."""
+    noise_seed: int = 0
 
-    def add(self, start: float, samples: np.ndarray, words: tuple[Word, ...] = ()) -> None:
-        self.parts.append((start, samples))
-        self.words += [Word(w.text, round(w.start + start, 3), round(w.end + start, 3)) for w in words]
 
-    def render(self, seconds: float) -> np.ndarray:
-        out = np.zeros(seconds_to_samples(seconds), np.float32)
-        for start, samples in self.parts:
-            at = min(len(out), seconds_to_samples(start))
-            stop = max(at, min(len(out), at + len(samples)))
-            out[at:stop] += samples[: stop - at]
-        return out
+class Library(Protocol):
+    """Where clips come from: a bank of sound or of codes."""
+
+    clips: list[Clip]
+
+    def find(self, role: str, text: str) -> list[Clip]:
+        """Clips of a text."""
+        ...
+
+    def timing(self, clip: Clip) -> tuple[float, tuple[Word, ...]]:
+        """Length in seconds and word times, silence around the clip not counted."""
+        ...
 
 
 @dataclass
@@ -86,31 +112,69 @@ def written(text: str) -> str:
 
 
 class Composer:
-    """Builds dialogues of one split from a bank of clips."""
+    """Builds dialogues of one split from a library of clips."""
 
-    def __init__(self, bank: Bank, phenomena: Phenomena, split: str):
-        self.bank, self.phenomena, self.split = bank, phenomena, split
-        self.speakers = sorted({c.engine for c in bank.clips if c.role == "user"})
+    def __init__(self, library: Library, phenomena: Phenomena, split: str):
+        self.library, self.phenomena, self.split = library, phenomena, split
+        self.speakers = sorted({c.engine for c in library.clips if c.role == "user"})
+
+    def plan(self, seed: str, seconds: float) -> Plan:
+        """One dialogue of exactly ``seconds``; equal seeds give equal plans."""
+        return _Layout(self, random.Random(seed), seconds).run()
 
     def compose(self, seed: str, seconds: float) -> Dialogue:
-        """One dialogue of exactly ``seconds``; equal seeds give equal samples."""
-        return _Layout(self, random.Random(seed), seconds).run()
+        """The plan of a seed, rendered as sound; equal seeds give equal samples. The library must be a `Bank`."""
+        return render(self.library, self.plan(seed, seconds), seconds)
+
+
+def render(bank: Bank, plan: Plan, seconds: float) -> Dialogue:
+    """Mix a plan into two channels of ``seconds``."""
+    tracks = {name: np.zeros(seconds_to_samples(seconds), np.float32) for name in ("system", "user")}
+    for placement in plan.placements:
+        samples = bank.speech(placement.clip).samples
+        if placement.stop is not None:
+            samples = _faded(samples, placement.stop)
+        if placement.hole is not None:
+            samples = _with_silence(samples, *placement.hole)
+        track, at = tracks[placement.speaker], seconds_to_samples(placement.start)
+        if at < len(track):
+            part = samples[: len(track) - at]
+            track[at : at + len(part)] += part
+    user = tracks["user"] * plan.gain
+    if plan.noise:
+        user += np.random.default_rng(plan.noise_seed).standard_normal(len(user)).astype(np.float32) * plan.noise
+    return Dialogue(tracks["system"], np.clip(user, -1, 1), plan.system_words, plan.user_words, plan.events, plan.texts)
+
+
+def _faded(samples: np.ndarray, stop: float) -> np.ndarray:
+    """The first ``stop`` seconds, with a fade of 40 ms at the end."""
+    samples = samples[: seconds_to_samples(stop)].copy()
+    fade = min(len(samples), 960)
+    samples[len(samples) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return samples
+
+
+def _with_silence(samples: np.ndarray, at: float, length: float) -> np.ndarray:
+    """A silence of ``length`` seconds opened at ``at`` seconds, with edges of 10 ms."""
+    cut = seconds_to_samples(at)
+    left, right = samples[:cut].copy(), samples[cut:].copy()
+    edge = min(240, len(left), len(right))
+    left[len(left) - edge :] *= np.linspace(1, 0, edge, dtype=np.float32)
+    right[:edge] *= np.linspace(0, 1, edge, dtype=np.float32)
+    return np.concatenate([left, np.zeros(seconds_to_samples(length), np.float32), right])
 
 
 class _Layout:
     """The state of one dialogue while it is being laid out."""
 
     def __init__(self, composer: Composer, rng: random.Random, seconds: float):
-        self.bank, self.p, self.split = composer.bank, composer.phenomena, composer.split
+        self.library, self.p, self.split = composer.library, composer.phenomena, composer.split
         self.rng, self.seconds = rng, seconds
         self.pick = Picker(rng, composer.split)
         self.engine = rng.choice(composer.speakers)
-        self.user, self.system = Track(), Track()
-        self.events: list[dict] = []
-        self.texts: list[tuple[str, str]] = []
-        self.gain = 10 ** (rng.uniform(-14, 4) / 20)
+        self.out = Plan(gain=10 ** (rng.uniform(-14, 4) / 20))
 
-    def run(self) -> Dialogue:
+    def run(self) -> Plan:
         clock = self.rng.uniform(0.4, 2.0)
         queue = [self._opening()] if self.rng.random() < 0.35 else []
         queue = [e for e in queue if e]
@@ -119,14 +183,15 @@ class _Layout:
                 queue = self._draw()
             clock = self._exchange(queue, clock)
             clock += self.rng.uniform(3, 8) if self.rng.random() < self.p.long_silence else self.rng.uniform(0.5, 2.2)
-        user = self.user.render(self.seconds) * self.gain
+        out = self.out
         if self.rng.random() < self.p.quiet_noise:
-            level = 10 ** (self.rng.uniform(-75, -42) / 20)
-            user += np.random.default_rng(self.rng.randrange(2**32)).standard_normal(len(user)).astype(np.float32) * level
-        inside = [w for w in self.system.words if w.start < self.seconds]
-        return Dialogue(self.system.render(self.seconds), np.clip(user, -1, 1), inside,
-                        [w for w in self.user.words if w.start < self.seconds],
-                        sorted((e for e in self.events if e["start"] < self.seconds), key=lambda e: e["start"]), self.texts)
+            out.noise = 10 ** (self.rng.uniform(-75, -42) / 20)
+            out.noise_seed = self.rng.randrange(2**32)
+        out.placements = [p for p in out.placements if p.start < self.seconds]
+        out.system_words = [w for w in out.system_words if w.start < self.seconds]
+        out.user_words = [w for w in out.user_words if w.start < self.seconds]
+        out.events = sorted((e for e in out.events if e["start"] < self.seconds), key=lambda e: e["start"])
+        return out
 
     def _opening(self) -> Exchange | None:
         return self._speakable(scripts.greeting(self.rng, self.pick)[0])
@@ -144,20 +209,25 @@ class _Layout:
         return exchange if self._clips(exchange.user) else None
 
     def _clips(self, text: str) -> list[Clip]:
-        return [c for c in self.bank.find("user", text) if c.engine == self.engine]
+        return [c for c in self.library.find("user", text) if c.engine == self.engine]
 
     def _say_user(self, text: str, at: float, kind: str, pause: bool = True) -> float:
         """Place a user clip; returns when it ends."""
         clip = self.rng.choice(self._clips(text))
-        speech = self.bank.speech(clip)
-        samples, words = speech.samples, speech.words
+        length, words = self.library.timing(clip)
+        hole = None
         if pause and len(words) >= 4 and self.rng.random() < self.p.pause:
-            samples, words, hole = _with_pause(self.rng, samples, words)
-            self.events.append({"kind": "user_pause", "start": round(at + hole[0], 3), "end": round(at + hole[1], 3)})
-        self.user.add(at, samples, words)
-        end = at + len(samples) / SAMPLE_RATE
-        self.events.append({"kind": kind, "start": round(at, 3), "end": round(end, 3), "text": text, "speaker": clip.speaker})
-        return end
+            k = self.rng.randrange(1, len(words) - 1)
+            hole = (words[k - 1].end + words[k].start) / 2, self.rng.uniform(0.5, 1.1)
+            words = words[:k] + tuple(Word(w.text, w.start + hole[1], w.end + hole[1]) for w in words[k:])
+            length += hole[1]
+            start = round(at + hole[0], 3)
+            self.out.events.append({"kind": "user_pause", "start": start, "end": round(start + hole[1], 3)})
+        self.out.placements.append(Placement("user", at, clip, hole=hole))
+        self.out.user_words += [_moved(w, at) for w in words]
+        self.out.events.append({"kind": kind, "start": round(at, 3), "end": round(at + length, 3), "text": text,
+                                "speaker": clip.speaker})
+        return at + length
 
     def _exchange(self, queue: list[Exchange], clock: float) -> float:
         """Lay out the first exchange of the queue and whatever interrupts its answer; returns when all is quiet."""
@@ -165,36 +235,31 @@ class _Layout:
         clock = self._say_user(exchange.user, clock, "user_turn")
         while True:
             gap = min(0.9, max(0.2, self.rng.gauss(self.p.response_gap, self.p.response_spread)))
-            start = clock + gap
-            clip = self.rng.choice(self.bank.find("system", exchange.system))
-            speech = self.bank.speech(clip)
-            samples, words = speech.samples, speech.words
+            start = frames_to_seconds(seconds_to_frame(clock + gap))  # the system speaks on its own frames
+            clip = self.rng.choice(self.library.find("system", exchange.system))
+            length, words = self.library.timing(clip)
             if words and len(words) == len(exchange.system.split()):
                 words = tuple(Word(t, w.start, w.end) for t, w in zip(written(exchange.system).split(), words, strict=True))
-            length = len(samples) / SAMPLE_RATE
-            self.texts.append((exchange.user, exchange.system))
+            self.out.texts.append((exchange.user, exchange.system))
             follow = self._interruption(exchange, queue, start, length)
             if follow is None:
-                self._say_system(start, samples, words, length)
+                self._say_system(start, clip, words, length)
                 return start + length
             at, kind, follow_exchange = follow
             cut = min(length, at - start + self.rng.uniform(*self.p.yield_after))
-            self._say_system(start, samples, words, cut)
+            self._say_system(start, clip, words, cut, cut < length)
             clock = max(self._say_user(follow_exchange.user, at, kind, pause=False), start + cut)
             if cut < length:
-                self.events.append({"kind": "yielded", "start": round(at, 3), "end": round(start + cut, 3)})
+                self.out.events.append({"kind": "yielded", "start": round(at, 3), "end": round(start + cut, 3)})
             exchange = follow_exchange
 
-    def _say_system(self, start: float, samples: np.ndarray, words: tuple[Word, ...], cut: float) -> None:
-        """Place the system's answer up to ``cut`` seconds, with a fade where it is broken off."""
-        samples = samples[: seconds_to_samples(cut)].copy()
-        fade = min(len(samples), 960)
-        if cut * SAMPLE_RATE < len(samples) or fade:
-            samples[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
-        kept = tuple(w for w in words if w.start < cut - 0.08)
-        self.system.add(start, samples, kept)
-        self.events.append({"kind": "system_turn", "start": round(start, 3), "end": round(start + cut, 3),
-                            "text": " ".join(w.text for w in kept)})
+    def _say_system(self, start: float, clip: Clip, words: tuple[Word, ...], cut: float, broken: bool = False) -> None:
+        """Place the system's answer, up to ``cut`` seconds where it is broken off."""
+        kept = tuple(w for w in words if w.start < cut - 0.08) if broken else words
+        self.out.placements.append(Placement("system", start, clip, stop=cut if broken else None))
+        self.out.system_words += [_moved(w, start) for w in kept]
+        self.out.events.append({"kind": "system_turn", "start": round(start, 3), "end": round(start + cut, 3),
+                                "text": " ".join(w.text for w in kept)})
 
     def _interruption(self, exchange: Exchange, queue: list[Exchange], start: float, length: float):
         """Maybe place a backchannel; maybe return a barge-in (time, kind, exchange that it opens)."""
@@ -216,15 +281,5 @@ class _Layout:
         return at, "barge_in_request", (queue or self._draw())[0] if not queue else queue.pop(0)
 
 
-def _with_pause(rng: random.Random, samples: np.ndarray, words: tuple[Word, ...]):
-    """Open a silence between two words in the middle. Returns samples, words and (start, end) of the silence."""
-    k = rng.randrange(1, len(words) - 1)
-    at, hole = (words[k - 1].end + words[k].start) / 2, rng.uniform(0.5, 1.1)
-    cut = seconds_to_samples(at)
-    left, right = samples[:cut].copy(), samples[cut:].copy()
-    edge = min(240, len(left), len(right))
-    left[len(left) - edge:] *= np.linspace(1, 0, edge, dtype=np.float32)
-    right[:edge] *= np.linspace(0, 1, edge, dtype=np.float32)
-    joined = np.concatenate([left, np.zeros(seconds_to_samples(hole), np.float32), right])
-    moved = words[:k] + tuple(Word(w.text, w.start + hole, w.end + hole) for w in words[k:])
-    return joined, moved, (at, at + hole)
+def _moved(word: Word, by: float) -> Word:
+    return Word(word.text, round(word.start + by, 3), round(word.end + by, 3))

@@ -10,6 +10,7 @@ All numbers are spelled out: the text row, the phonemiser and the recogniser the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Sequence
@@ -64,9 +65,15 @@ class Picker:
 
     def __call__(self, kind: str, options: Sequence):
         """An option of the split; kinds with no held-out option share all of them."""
-        test = [o for o in options if self.held_out(kind, o)]
-        train = [o for o in options if not self.held_out(kind, o)]
+        train, test = _split(kind, tuple(options))
         return self.rng.choice((test or train) if self.split == "test" else (train or test))
+
+
+@functools.lru_cache(maxsize=256)
+def _split(kind: str, options: tuple) -> tuple[list, list]:
+    """(train, test) options; remembered, since hashing a hundred sums for each exchange takes longer than the rest."""
+    test = [o for o in options if Picker.held_out(kind, o)]
+    return [o for o in options if o not in test], test
 
 
 Scenario = Callable[[random.Random, Picker], list[Exchange]]

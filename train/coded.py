@@ -1,0 +1,250 @@
+"""A bank of clips as codes: dialogues without end, composed in token space.
+
+    python -m train.coded --bank BANK --codec CODEC --out CODED [--part 0/2]
+
+Encoding whole dialogues spends most of its time on silence and gives each clip few chances to meet another. The codec is
+causal with a short memory, so a clip that is encoded once, between silences, can be laid into a background of encoded
+silence or noise. The user's clips are encoded at every noise level with gains of their own; the system's clips clean and
+frame-aligned. Validation stays on encoded sound (train.prepare).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from duplex.codec import MimiCodec, MimiConfig
+from duplex.errors import InputError
+from duplex.text import TextTokenizer, Word, words_to_row
+from duplex.units import FRAME_SAMPLES, SAMPLE_RATE, seconds_to_frame, seconds_to_frames
+from train import cli
+from train.corpus.bank import Bank, Clip
+from train.corpus.dialogue import Composer, Plan
+from train.prepare import part_of
+from train.shards import fingerprint
+from train.synthesize import DialogueRecipe
+
+LEVELS_DB = (None, -66.0, -52.0)  # noise in the user's channel; None: digital silence
+GAP = SAMPLE_RATE  # silence between the clips of a stream
+TRAIL = 4  # frames kept after a clip
+STREAM = 40 * SAMPLE_RATE
+
+
+def noise(rng: np.random.Generator, level: int, length: int) -> np.ndarray:
+    """float32 [length] of a level's noise."""
+    db = LEVELS_DB[level]
+    return np.zeros(length, np.float32) if db is None else rng.standard_normal(length).astype(np.float32) * 10 ** (db / 20)
+
+
+def streams(bank: Bank, seed: int) -> list[tuple[str, int, list[Clip]]]:
+    """(role, level, clips) of each stretch of sound that is encoded in one go, in a fixed random order."""
+    rng = np.random.default_rng(seed)
+    jobs: list[tuple[str, int, list[Clip]]] = []
+    for role, levels in (("system", (0,)), ("user", range(len(LEVELS_DB)))):
+        for level in levels:
+            clips = [c for c in bank.clips if c.role == role]
+            current: list[Clip] = []
+            filled = 0
+            for i in rng.permutation(len(clips)):
+                current.append(clips[i])
+                filled += clips[i].samples + GAP
+                if filled > STREAM:
+                    jobs.append((role, level, current))
+                    current, filled = [], 0
+            if current:
+                jobs.append((role, level, current))
+    order = rng.permutation(len(jobs))
+    # The system's few streams first: nothing can be composed without them.
+    return sorted((jobs[i] for i in order), key=lambda job: job[0] != "system")
+
+
+def encode_stream(bank: Bank, codec: MimiCodec, role: str, level: int, clips: list[Clip], seed: tuple) -> tuple[np.ndarray, list]:
+    """Codes int16 [K, T] of one stream and, per clip, [engine, offset, first frame, frames]."""
+    rng = np.random.default_rng(seed)
+    parts, places, at = [np.zeros(GAP, np.float32)], [], GAP
+    for clip in clips:
+        samples = bank.speech(clip).samples
+        if role == "system":
+            pad = -at % FRAME_SAMPLES
+        else:
+            samples, pad = samples * 10 ** (rng.uniform(-14, 4) / 20), int(rng.integers(0, FRAME_SAMPLES))
+        first = (at + pad) // FRAME_SAMPLES
+        frames = -(-(at + pad + len(samples)) // FRAME_SAMPLES) - first + TRAIL
+        places.append([clip.engine, clip.offset, first, frames])
+        parts += [np.zeros(pad, np.float32), samples, np.zeros(GAP, np.float32)]
+        at += pad + len(samples) + GAP
+    sound = np.concatenate(parts)
+    sound = np.pad(sound, (0, -len(sound) % FRAME_SAMPLES + FRAME_SAMPLES * TRAIL))
+    sound = np.clip(sound + noise(rng, level, len(sound)), -1, 1)
+    return codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16), places
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser("coded", __doc__)
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--codec", type=Path, required=True)
+    parser.add_argument("--codebooks", type=int, default=8)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", default="0/1", help="I/N: do every N-th stream only (N commands share the work)")
+    parser.add_argument("--seed", type=int, default=0)
+    cli.add_threads(parser)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Encodes the streams that are not there yet; every file appears whole."""
+    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
+    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, args.codebooks)
+    bank = Bank(args.bank)
+    index, count = part_of(args.part)
+    args.out.mkdir(parents=True, exist_ok=True)
+    metadata = {"codec": fingerprint(args.codec / "mimi.safetensors"), "codebooks": str(args.codebooks),
+                "cardinality": str(codec.cardinality)}
+    if index == 0:
+        (args.out / "meta.json").write_text(json.dumps(metadata))
+        for level in range(len(LEVELS_DB)):
+            sound = noise(np.random.default_rng((args.seed, level)), level, STREAM)
+            codes = codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16)
+            _save(args.out / f"background-{level}.npz", codes=codes)
+    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed)) if n % count == index]
+    started = time.monotonic()
+    for done, (number, (role, level, clips)) in enumerate(jobs, 1):
+        path = args.out / f"stream-{number:05d}.npz"
+        if not path.exists():
+            codes, places = encode_stream(bank, codec, role, level, clips, (args.seed, 1, number))
+            timing = [[length, [[w.text, w.start, w.end] for w in words]] for length, words in map(bank.timing, clips)]
+            labels = json.dumps({"role": role, "level": level, "places": places, "timing": timing,
+                                 "clips": [[c.text, c.speaker] for c in clips]})
+            _save(path, codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
+        left = (time.monotonic() - started) / done * (len(jobs) - done) / 60
+        print(f"\rstream {done}/{len(jobs)}, {left:.1f} min left ", end="", flush=True)
+    print()
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, path)
+
+
+@dataclass(frozen=True)
+class CodedClip(Clip):
+    """A clip of the bank with one of its encodings; ``level`` and ``stream`` say which, ``first`` and ``frames`` where."""
+
+    level: int = 0
+    stream: int = 0
+    first: int = 0
+    frames: int = 0
+
+
+class CodedBank:
+    """All encodings of a folder. ``at_level`` gives the library of one dialogue."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        paths = sorted(self.folder.glob("stream-*.npz"))
+        if not paths:
+            raise InputError(f"{folder}: no encoded clips; make them with python -m train.coded --out {folder}")
+        self.metadata: dict[str, str] = json.loads((self.folder / "meta.json").read_text())
+        self.backgrounds = [np.load(self.folder / f"background-{n}.npz")["codes"] for n in range(len(LEVELS_DB))]
+        self.streams: list[np.ndarray] = []
+        self._timing: dict[tuple[str, int], tuple[float, tuple[Word, ...]]] = {}
+        found: list[CodedClip] = []
+        for number, path in enumerate(paths):
+            with np.load(path) as file:
+                self.streams.append(file["codes"])
+                labels = json.loads(file["labels"].tobytes())
+            for (engine, offset, first, frames), (length, words), (text, speaker) in zip(
+                    labels["places"], labels["timing"], labels["clips"], strict=True):
+                self._timing[engine, offset] = (length, tuple(Word(*w) for w in words))
+                role, level = labels["role"], labels["level"]
+                found.append(CodedClip(text, speaker, role, offset, 0, (), engine, level, number, first, frames))
+        self._levels = [CodedLibrary(self, [c for c in found if c.level == n or c.role == "system"])
+                        for n in range(len(LEVELS_DB))]
+
+    def at_level(self, level: int) -> CodedLibrary:
+        """The clips that were encoded with a level's noise, and the system's."""
+        return self._levels[level]
+
+    def timing(self, clip: Clip) -> tuple[float, tuple[Word, ...]]:
+        return self._timing[clip.engine, clip.offset]
+
+    def codes(self, clip: CodedClip) -> np.ndarray:
+        """int16 [K, frames]."""
+        return self.streams[clip.stream][:, clip.first : clip.first + clip.frames]
+
+    def render(self, plan: Plan, level: int, frames: int, tokenizer: TextTokenizer, rng: np.random.Generator) -> np.ndarray:
+        """A plan as codes int64 [1 + 2K, frames]."""
+        text = words_to_row(plan.system_words, frames, tokenizer)
+        tracks = {"system": self._background(0, frames, rng), "user": self._background(level, frames, rng)}
+        for placement in plan.placements:
+            codes, at = self.codes(placement.clip), seconds_to_frame(placement.start)
+            if placement.stop is not None:
+                codes = codes[:, : max(1, seconds_to_frame(placement.stop))]
+            if placement.hole is not None:
+                cut = min(codes.shape[1], seconds_to_frame(placement.hole[0]))
+                silence = self._background(level, seconds_to_frames(placement.hole[1]), rng)
+                codes = np.concatenate([codes[:, :cut], silence, codes[:, cut:]], 1)
+            part = codes[:, : max(0, frames - at)]
+            tracks[placement.speaker][:, at : at + part.shape[1]] = part
+        return np.concatenate([text[None], tracks["system"], tracks["user"]]).astype(np.int64)
+
+    def _background(self, level: int, frames: int, rng: np.random.Generator) -> np.ndarray:
+        """A random stretch of a level's background [K, frames], repeated where it is too short; past its first second."""
+        codes = self.backgrounds[level][:, 13:]
+        at = int(rng.integers(0, codes.shape[1]))
+        return codes[:, (at + np.arange(frames)) % codes.shape[1]].copy()
+
+
+class CodedLibrary:
+    """What a `Composer` needs, over the encodings of one noise level."""
+
+    def __init__(self, bank: CodedBank, clips: list[CodedClip]):
+        self.bank, self.clips = bank, clips
+        self._by_text: dict[tuple[str, str], list[CodedClip]] = defaultdict(list)
+        for clip in clips:
+            self._by_text[clip.role, clip.text].append(clip)
+
+    def find(self, role: str, text: str) -> list[CodedClip]:
+        return self._by_text.get((role, text), [])
+
+    def timing(self, clip: Clip) -> tuple[float, tuple[Word, ...]]:
+        return self.bank.timing(clip)
+
+
+
+class ComposedSource:
+    """Endless training dialogues: sample number p is a fresh plan, rendered in codes, from which a crop is taken.
+
+    A sample depends on (seed, p), the bank and the recipe alone, so a resumed run sees what it would have seen.
+    """
+
+    def __init__(self, bank: CodedBank, tokenizer: TextTokenizer, recipe: DialogueRecipe, frames: int, seed: int):
+        self.bank, self.tokenizer, self.frames, self.seed = bank, tokenizer, frames, seed
+        self.seconds = recipe.seconds
+        quiet = replace(recipe.phenomena, quiet_noise=0.0)  # in token space the noise is the level's
+        self.composers = [Composer(bank.at_level(n), quiet, "train") for n in range(len(LEVELS_DB))]
+        self.metadata = bank.metadata | {"vocabulary": str(tokenizer.vocab_size)}
+
+    def sample(self, position: int) -> torch.Tensor:
+        """int64 [K, frames]."""
+        rng = np.random.default_rng((self.seed, 2, position))
+        level = int(rng.integers(0, len(LEVELS_DB)))
+        plan = self.composers[level].plan(f"{self.seed}:composed:{position}", self.seconds)
+        total = seconds_to_frame(self.seconds)
+        codes = self.bank.render(plan, level, total, self.tokenizer, rng)
+        at = int(rng.integers(0, max(0, total - self.frames) + 1))
+        return torch.from_numpy(codes[:, at : at + self.frames])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
