@@ -50,6 +50,9 @@ class CodecTraining:
     commit: float = 0.1
     distill: float = 0.4
     system_share: float = 0.45
+    """Share of the crops that are the system's voice."""
+    lines_only: bool = False
+    """Of the system's voice, count only the lines of the scripts."""
     keep_every: int = 250
 
 
@@ -214,7 +217,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_toml(CodecRecipe, args.recipe, {"train.steps": args.steps} if args.steps else {})
     config, settings = recipe.codec, recipe.train
     torch.manual_seed(settings.seed)
-    crops = Crops(Bank(args.bank), args.teacher, settings.system_share)
+    crops = Crops(Bank(args.bank), args.teacher, settings.system_share, settings.lines_only)
     dims = 96 if crops.features is None else crops.features.shape[1]
     trainer = CodecTrainer(config, settings, dims)
     if args.decoder_only:

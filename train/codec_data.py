@@ -93,17 +93,20 @@ def teacher_features(bank: Bank, encoder, out: Path, share: float = 1.0, dims: i
 
 
 class Crops:
-    """Random crops of the bank, half system and half other speakers, with silence around short clips.
+    """Random crops of the bank, ``system_share`` of them the system's voice, with silence around short clips.
+
+    ``lines_only``: of the system's voice only the lines of the scripts count as such, not its free text.
 
     ``batch(rng, size, frames)`` -> pcm [B, 1, frames * 1920], features [B, frames, D] or None, mask [B, frames] (True
     where a whole frame has teacher features).
     """
 
-    def __init__(self, bank: Bank, teacher: Path | None, system_share: float):
+    def __init__(self, bank: Bank, teacher: Path | None, system_share: float, lines_only: bool = False):
         self.bank, self.system_share = bank, system_share
         groups: dict[str, list[int]] = {"system": [], "other": []}
         for i, clip in enumerate(bank.clips):
-            groups["system" if clip.engine == "hibari" and "*" not in clip.speaker else "other"].append(i)
+            own_voice = clip.engine == "hibari" and "*" not in clip.speaker
+            groups["system" if own_voice and (clip.role == "system" or not lines_only) else "other"].append(i)
         self.groups = {k: (np.array(v), _shares(bank.clips, v)) for k, v in groups.items() if v}
         self.features = None
         self.spans: dict[tuple[str, int], tuple[int, int]] = {}  # a bank may grow after its teacher ran

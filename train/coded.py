@@ -34,7 +34,7 @@ from train.synthesize import DialogueRecipe
 
 LEVELS_DB = (None, -66.0, -52.0)  # noise in the user's channel; None: digital silence
 GAP = SAMPLE_RATE  # silence between the clips of a stream
-TRAIL = 4  # frames kept after a clip
+TRAIL = 12  # frames kept after a clip: what silence sounds like to a codec that still remembers speech
 STREAM = 40 * SAMPLE_RATE
 
 

@@ -36,6 +36,18 @@ class ShardSource:
         return self.shards.crop(index, self.frames, np.random.default_rng((self.seed, 1, position)))
 
 
+class MixedSource:
+    """Two sources; a fixed pseudo-random ``share`` of the positions comes from the second."""
+
+    def __init__(self, first: Source, second: Source, share: float, seed: int):
+        self.first, self.second, self.share, self.seed = first, second, share, seed
+        self.metadata = first.metadata
+
+    def sample(self, position: int) -> Tensor:
+        second = np.random.default_rng((self.seed, 3, position)).random() < self.share
+        return (self.second if second else self.first).sample(position)
+
+
 class SampleStream(IterableDataset):
     """Endless batches: batch number ``step`` holds samples ``(step * world + rank) * size …`` of one sequence.
 

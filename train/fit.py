@@ -3,7 +3,7 @@
     python -m train.fit RECIPE.toml --shards SHARDS --out RUN [--set train.lr=3e-4 …]
     python -m train.fit … --coded CODED --dialogues DIALOGUES.toml --tokenizer FILE.model
 
-SHARDS holds train/ and test/. With --coded, training dialogues are composed in token space and only test/ is read.
+SHARDS holds train/ and test/. With --coded, most training dialogues are composed in token space.
 RUN keeps last.ckpt, config.json and CSV logs; python -m train.export makes a model folder of it. Starting again with the
 same RUN resumes. A checkpoint is a pickle: resume only from runs of your own.
 """
@@ -25,7 +25,7 @@ from duplex.overlay import load_toml
 from duplex.text import Tokenizer
 from train import cli
 from train.coded import CodedBank, ComposedSource
-from train.data import DialogueData, ShardSource
+from train.data import DialogueData, MixedSource, ShardSource
 from train.module import DuplexModule, FitSettings
 from train.shards import ShardSet
 from train.synthesize import DialogueRecipe
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--coded", type=Path, help="bank of encoded clips: compose dialogues instead of reading SHARDS/train")
+    parser.add_argument("--real-share", type=float, default=0.3, help="with --coded: share of samples from SHARDS/train")
     parser.add_argument("--dialogues", type=Path, help="with --coded: recipe of the dialogues")
     parser.add_argument("--tokenizer", type=Path, help="with --coded: the tokenizer of the text row")
     parser.add_argument("--out", type=Path, required=True)
@@ -67,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_toml(FitRecipe, args.recipe, args.set)
     s = recipe.train
     validation = ShardSet(args.shards / "test")
+
+    def shards() -> ShardSource:
+        return ShardSource(ShardSet(args.shards / "train"), s.frames, s.seed)
+
     if args.coded:
         if not (args.dialogues and args.tokenizer):
             raise ConfigError("--coded needs --dialogues RECIPE.toml and --tokenizer FILE.model as well")
@@ -74,8 +79,10 @@ def run(args: argparse.Namespace) -> None:
         source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed)
         if source.metadata["codec"] != validation.metadata["codec"]:
             raise ConfigError(f"{args.coded}: made with another codec than {args.shards}; encode one of them again")
+        if args.real_share:
+            source = MixedSource(source, shards(), args.real_share, s.seed)
     else:
-        source = ShardSource(ShardSet(args.shards / "train"), s.frames, s.seed)
+        source = shards()
     check_corpus(recipe.model, source.metadata, str(args.recipe))
     data = DialogueData(source, validation, s.frames, s.batch)
     fit(recipe, data, args.out, args.minutes)
