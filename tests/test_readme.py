@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("duplex/**/*.md")])
+PATTERNS = ("*.md", "docs/*.md", "duplex/**/*.md")
+PAGES = sorted({p.relative_to(ROOT).as_posix() for pattern in PATTERNS for p in ROOT.glob(pattern)})
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
