@@ -25,12 +25,12 @@ SCRIPT = (
     (0.8, "hello"),
     (5.2, "four plus five"),
     (10.0, "one, two, three"),
-    (15.2, "six plus five"),
-    (20.4, "today is monday"),
-    (25.2, "thank you"),
-    (29.0, "goodbye"),
+    (14.0, "six plus five"),
+    (19.4, "today is monday"),
+    (24.2, "thank you"),
+    (27.4, "goodbye"),
 )
-SECONDS = 30.4
+SECONDS = 28.8
 PEAK = 0.4
 
 
