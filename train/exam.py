@@ -132,7 +132,8 @@ def interrupt(model: LoadedModel, bank: Bank, rng: random.Random, seed: int) -> 
 
 
 def summary(answers: list[Answer], breaks: list[Answer]) -> dict:
-    """Shares and medians over the items."""
+    """Shares and medians over the items; an interruption needs a long answer to break into, so the others are only counted."""
+    tried, breaks = len(breaks), [b for b in breaks if b.follow_right is not None]
     responses = sorted(a.response for a in answers if a.response is not None)
     stops = sorted(b.yielded for b in breaks if b.yielded is not None)
 
@@ -143,7 +144,7 @@ def summary(answers: list[Answer], breaks: list[Answer]) -> dict:
         "questions": len(answers), "right": share([a.right for a in answers]),
         "answered": share([a.response is not None for a in answers]),
         "response_median_s": responses[len(responses) // 2] if responses else None,
-        "interruptions": len(breaks),
+        "interruptions": len(breaks), "no_long_answer_to_interrupt": tried - len(breaks),
         "yielded": share([b.yielded is not None and b.yielded <= 1.5 for b in breaks]),
         "yield_median_s": stops[len(stops) // 2] if stops else None,
         "answers_interruption": share([bool(b.follow_right) for b in breaks]),
