@@ -22,7 +22,7 @@ def test_rows_tile_the_codes_in_order():
 
 
 @pytest.mark.parametrize(("name", "system", "user"), [("moshi-7b", 8, 8), ("personaplex-7b", 8, 8),
-                                                      ("hibiki-2b", 16, 16), ("tiny", 4, 4)])
+                                                      ("hibiki-2b", 16, 16), ("toy", 4, 4)])
 def test_layout_of_known_models(name, system, user):
     assert StreamLayout.from_config(PRESETS[name]) == StreamLayout(system, user)
 
