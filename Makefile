@@ -22,12 +22,12 @@ lint: $(VENV)/.tested
 $(VENV)/.installed: pyproject.toml
 	@test -x $(PY) || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing (about 7 GB with the CUDA libraries that torch brings; a few minutes the first time)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar on -e .
+	@$(PY) -m pip install --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[train,dev]'
+	@$(PY) -m pip install --disable-pip-version-check -e '.[train,dev]'
 	@touch $@
 
 clean:
