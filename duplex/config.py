@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,6 +224,10 @@ class LMConfig:
         return getattr(self, short) if short in ("kv_repeat", "positional_scale") and short != name else None
 
 
+_LARGEST = 2**24
+"""No size, width or period of a model that fits a computer is larger."""
+
+
 def _check(c: LMConfig) -> None:
     """Raises ConfigError, naming the key, unless the fields of `c` fit each other."""
 
@@ -233,6 +238,19 @@ def _check(c: LMConfig) -> None:
     for name in ("dim", "num_heads", "num_layers", "n_q", "card", "text_card", "depformer_dim",
                  "depformer_num_heads", "depformer_num_layers", "kv_repeat", "depformer_kv_repeat"):
         need(getattr(c, name) >= 1, f"{name}: must be at least 1, got {getattr(c, name)}")
+    for f in dataclasses.fields(c):
+        value = getattr(c, f.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)):
+                need(math.isfinite(number) and abs(number) <= _LARGEST, f"{f.name}: {number} is out of all proportion")
+    for name in ("hidden_scale", "max_period", "depformer_max_period"):
+        need(getattr(c, name) > 0, f"{name}: must be above 0, got {getattr(c, name)}")
+    widths = c.depformer_dim_feedforward
+    for name, number in (("depformer_low_rank_embeddings", c.depformer_low_rank_embeddings), ("text_card_out", c.text_card_out),
+                         *(("depformer_dim_feedforward", w) for w in (widths if isinstance(widths, tuple) else (widths,)))):
+        need(number is None or number >= 1, f"{name}: must be at least 1, got {number}")
+    need(c.hidden_scale * c.dim >= 3 and c.hidden_scale * c.depformer_dim >= 3,
+         f"hidden_scale: {c.hidden_scale} leaves the feed-forward layers without width")
     need(0 <= c.dep_q <= c.n_q, f"dep_q: must be between 0 and n_q={c.n_q}, got {c.dep_q}")
     need(len(c.delays) == c.num_rows, f"delays: needs {c.num_rows} values (text and n_q={c.n_q} rows), "
                                       f"got {len(c.delays)}")

@@ -45,8 +45,12 @@ def empty_lm(config: LMConfig, source: Path | str, header: Header | None = None)
             raise CheckpointError(
                 f"{header.path}: has {len(header.tensors)} tensors in all, too few for {name} = {value} in "
                 f"{source} ('{prefix}*'); use the configuration of these weights")
-    with torch.device("meta"):
-        return DuplexLM(config)
+    try:
+        with torch.device("meta"):
+            return DuplexLM(config)
+    except (RuntimeError, TypeError, ArithmeticError) as error:  # no check foresaw it, such as a product that overflows
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{source}: its sizes describe no network ({reason}); use the configuration of these weights") from None
 
 
 def stored_dtype(header: Header) -> torch.dtype:
