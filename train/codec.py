@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from duplex.overlay import load_toml
 from train import cli
 from train.codec_data import Crops
 from train.corpus.bank import Bank
+from train.files import replace_file
 from train.losses import MelLoss
 
 
@@ -187,16 +187,10 @@ def learning_rate(step: int, settings: CodecTraining) -> float:
 def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, config: MimiConfig, step: int) -> None:
     """Write weights for use and the state for resuming; each file appears whole or not at all."""
     weights = {k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}
-    _replace(out / "mimi.safetensors", lambda p: save_file(weights, p))
-    _replace(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
+    replace_file(out / "mimi.safetensors", lambda p: save_file(weights, p))
+    replace_file(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
     state = {"step": step, "trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(trainer.recent)}
-    _replace(out / "resume.pt", lambda p: torch.save(state, p))
-
-
-def _replace(path: Path, write) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    replace_file(out / "resume.pt", lambda p: torch.save(state, p))
 
 
 def main(argv: list[str] | None = None) -> int:

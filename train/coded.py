@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -21,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from duplex.codec import MimiCodec, MimiConfig
+from duplex.codec import MimiCodec
 from duplex.errors import InputError
 from duplex.text import TextTokenizer, Word, words_to_row
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE, seconds_to_frame, seconds_to_frames
 from train import cli
 from train.corpus.bank import Bank, Clip
 from train.corpus.dialogue import Composer, Plan
+from train.files import replace_file, trained_codec
 from train.prepare import part_of
 from train.shards import fingerprint
 from train.synthesize import DialogueRecipe
@@ -101,8 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Encodes the streams that are not there yet; every file appears whole."""
-    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
-    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, args.codebooks)
+    codec = trained_codec(args.codec, args.codebooks)
     bank = Bank(args.bank)
     index, count = part_of(args.part)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -130,10 +129,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, path)
+    def write(part: Path) -> None:
+        with open(part, "wb") as file:  # given a name, numpy would add .npz to it
+            np.savez(file, **arrays)
+
+    replace_file(path, write)
 
 
 @dataclass(frozen=True)

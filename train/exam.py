@@ -25,6 +25,7 @@ from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, frames_to_samples, second
 from train import cli
 from train.corpus import scripts
 from train.corpus.bank import Bank
+from train.files import replace_file
 
 LISTEN = 8.0  # seconds after the question in which the answer must come
 LEAD = 0.8  # seconds of silence before the question
@@ -186,9 +187,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.bank}: too few of the scripts' lines are in this bank; make it again with train.speak")
     result = summary(answers, breaks)
     if args.json:
-        part = args.json.with_name(args.json.name + ".part")
-        part.write_text(json.dumps({"summary": result, "answers": [asdict(a) for a in answers + breaks]}, indent=1))
-        part.replace(args.json)
+        text = json.dumps({"summary": result, "answers": [asdict(a) for a in answers + breaks]}, indent=1)
+        replace_file(args.json, lambda part: part.write_text(text))
     print(json.dumps(result))
 
 

@@ -8,17 +8,16 @@ The folder has Kyutai's file and key names: `config.json`, `model.safetensors`, 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
-from duplex.codec import MimiCodec, MimiConfig
 from duplex.config import LMConfig, SamplingConfig
 from duplex.errors import CheckpointError
 from duplex.model.lm import DuplexLM
 from duplex.saving import save_lm
 from train import cli
+from train.files import trained_codec
 
 
 def trained_model(run: Path) -> DuplexLM:
@@ -50,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Writes the model folder, whole or not at all."""
     model = trained_model(args.run)
-    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
-    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, model.config.dep_q)
+    codec = trained_codec(args.codec, model.config.dep_q)
     generation = {"temp": args.audio_temperature, "temp_text": args.text_temperature, "top_k": args.audio_top_k,
                   "top_k_text": args.text_top_k}
     save_lm(model, args.out, {"model_type": "moshi", "lm_gen_config": generation}, codec=codec, tokenizer=args.tokenizer,

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from duplex.audio import read_audio
-from duplex.codec import MimiCodec, MimiConfig
+from duplex.codec import MimiCodec
 from duplex.errors import InputError
 from duplex.text import Tokenizer, Word, words_to_row
 from duplex.units import FRAME_SAMPLES
 from train import cli
+from train.files import trained_codec
 from train.shards import fingerprint, write_shard
 from train.synthesize import SYSTEM_LABEL
 
@@ -88,8 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the shards that are not there yet; the exit status is 1 when more than 5 % of the dialogues are unusable."""
-    config = MimiConfig.from_dict(json.loads((args.codec / "mimi.json").read_text()), str(args.codec / "mimi.json"))
-    codec = MimiCodec.from_files(args.codec / "mimi.safetensors", config, args.codebooks)
+    codec = trained_codec(args.codec, args.codebooks)
     tokenizer = Tokenizer.load(args.tokenizer)
     stems = sorted(p.with_suffix("") for p in args.dialogues.glob("*.wav") if not p.name.endswith(".part.wav"))
     if not stems:

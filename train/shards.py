@@ -7,7 +7,6 @@ the tokenizer that made it. Row 0 is text, then the system's codebooks, then the
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from duplex.errors import InputError
+from train.files import replace_file
 
 
 def fingerprint(path: str | Path) -> str:
@@ -28,9 +28,7 @@ def write_shard(path: Path, dialogues: Sequence[np.ndarray], metadata: dict[str,
     """Write dialogues (each int [K, T]) as one shard, atomically."""
     starts = np.cumsum([0, *(d.shape[1] for d in dialogues)]).astype(np.int64)
     codes = np.ascontiguousarray(np.concatenate(dialogues, 1).astype(np.int16))
-    part = path.with_name(path.name + ".part")
-    save_file({"codes": codes, "starts": starts}, part, metadata)
-    os.replace(part, path)
+    replace_file(path, lambda part: save_file({"codes": codes, "starts": starts}, part, metadata))
 
 
 class ShardSet:

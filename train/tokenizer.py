@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 from pathlib import Path
 
 import sentencepiece
@@ -15,6 +14,7 @@ import sentencepiece
 from duplex.errors import InputError
 from duplex.text import EPAD_ID, PAD_ID
 from train import cli
+from train.files import replace_file
 from train.prepare import read_words
 
 
@@ -41,9 +41,7 @@ def run(args: argparse.Namespace) -> None:
     texts = [" ".join(word.text for word in read_words(path)) for path in sorted(args.dialogues.rglob("*.json"))]
     if not texts:
         raise InputError(f"{args.dialogues}: no alignment files (*.json); synthesise or annotate dialogues first")
-    part = args.out.with_name(args.out.name + ".part")
-    part.write_bytes(train_tokenizer(texts, args.size))
-    os.replace(part, args.out)
+    replace_file(args.out, lambda part: part.write_bytes(train_tokenizer(texts, args.size)))
 
 
 if __name__ == "__main__":

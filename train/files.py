@@ -1,0 +1,24 @@
+"""Files that the training commands share: written whole or not at all, and the folder of a trained codec."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from duplex.codec import MimiCodec, MimiConfig
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary name beside ``path``, then rename: a reader never sees half a file."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def trained_codec(folder: Path, n_codebooks: int) -> MimiCodec:
+    """The codec of a folder of train.codec (mimi.safetensors and mimi.json), using its first ``n_codebooks``."""
+    sizes = folder / "mimi.json"
+    config = MimiConfig.from_dict(json.loads(sizes.read_text()), str(sizes))
+    return MimiCodec.from_files(folder / "mimi.safetensors", config, n_codebooks)
