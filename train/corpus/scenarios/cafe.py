@@ -1,0 +1,43 @@
+"""Ordering in a café: an order, revisions, the order read back, and asked for again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from train.corpus.exchange import Exchange, scenario
+from train.corpus.scenarios.facts import a
+from train.corpus.scenarios.numbers import NUMBERS
+
+DRINKS = ("coffee", "tea", "juice", "water")
+FOOD = ("sandwich", "cake", "salad")
+PLURALS = {"sandwich": "sandwiches", "coffee": "coffees", "tea": "teas", "juice": "juices", "water": "waters",
+           "cake": "cakes", "salad": "salads"}
+
+
+def amount(count: int, item: str) -> str:
+    """"two teas"."""
+    return f"one {item}" if count == 1 else f"{NUMBERS[count]} {PLURALS[item]}"
+
+
+@scenario(1.6)
+def cafe(rng, pick):
+    """An order with a revision and a second item; the system reads it back."""
+    drink, count, food = pick("order", [(d, n, f) for d in DRINKS for n in (1, 2, 3) for f in FOOD])
+    form = pick("order-form", ("i would like {x}, please", "can i have {x}?", "{x}, please"))
+    talk = [Exchange(form.format(x=a(drink)), f"one {drink}. anything else?")]
+    if count > 1:
+        revise = pick("revise-form", ("actually, make it {n}", "make that {n}", "sorry, i want {n}"))
+        talk.append(Exchange(revise.format(n=NUMBERS[count]), f"okay, {amount(count, drink)}. anything else?"))
+    talk.append(Exchange(f"and {a(food)}", f"{amount(count, drink)} and one {food}. is that right?"))
+    if rng.random() < 0.3:
+        other = rng.choice([f for f in FOOD if f != food])
+        talk.append(Exchange(f"no, {a(other)} instead of {a(food)}",
+                             f"okay, {amount(count, drink)} and one {other}. is that right?"))
+        food = other
+    yes = pick("order-yes", ("yes, thank you", "yes, that is right", "that is all"))
+    talk.append(Exchange(yes, "thank you, coming right up."))
+    if rng.random() < 0.4:
+        ask = Exchange(pick("order-ask", ("what did i order?", "can you repeat my order?")),
+                       f"{amount(count, drink)} and one {food}.")
+        talk.append(replace(ask, wait=10.0) if rng.random() < 0.5 else ask)
+    return talk

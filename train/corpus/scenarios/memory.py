@@ -1,0 +1,33 @@
+"""Things said once and asked for later: names, after one exchange or after half a minute of other talk."""
+
+from __future__ import annotations
+
+from train.corpus.exchange import Exchange, scenario
+from train.corpus.scenarios.numbers import addition
+
+NAMES = "anna ben carla david emma frank grace henry julia kevin laura martin nina oliver paula robert".split()
+LATER = 30.0  # seconds between a name and the question for it
+
+
+def given(rng, pick) -> tuple[Exchange, Exchange]:
+    """A name is told; and the question for it."""
+    name = rng.choice(NAMES)
+    give = Exchange(pick("name-form", ("my name is {n}", "i am {n}", "hello, my name is {n}")).format(n=name),
+                    f"nice to meet you, {name}.")
+    return give, Exchange(pick("name-ask", ("what is my name?", "do you remember my name?", "who am i?")),
+                          f"your name is {name}.")
+
+
+@scenario(1.0)
+def name_recall(rng, pick):
+    """A name is given, and asked for soon."""
+    give, ask = given(rng, pick)
+    middle = addition(rng, pick) if rng.random() < 0.5 else []
+    return [give, *middle, ask]
+
+
+@scenario(0.6)
+def name_recall_late(rng, pick):
+    """A name is given, and asked for after at least half a minute of other talk."""
+    give, ask = given(rng, pick)
+    return [give, Exchange(ask.user, ask.system, wait=LATER)]

@@ -1,0 +1,29 @@
+"""Sounds heard and sounds made: what is not speech is part of a conversation, too."""
+
+from __future__ import annotations
+
+from train.corpus.exchange import SOUNDS, Exchange, scenario
+from train.corpus.scenarios.numbers import NUMBERS
+
+NAMED = {"bell": "that was a bell.", "tone": "that was a tone.", "noise": "that was noise.", "bird": "that was a bird."}
+SCALE = "do, re, mi, fa, so, la, ti, do."
+
+
+@scenario(1.2)
+def name_sound(rng, pick):
+    """A sound is heard, and named."""
+    sound = rng.choice(SOUNDS)
+    form = pick("sound-form", ("what was that?", "what was that sound?", "did you hear that?", "what do you hear?"))
+    return [Exchange(form, NAMED[sound], sound=sound)]
+
+
+@scenario(1.0)
+def make_sound(rng, pick):
+    """Beeps or a scale on request; the text row says what is played."""
+    if rng.random() < 0.35:
+        form = pick("scale-form", ("play a scale", "can you play a scale?", "sing a scale"))
+        return [Exchange(form, SCALE, True, system_mark="scale")]
+    count = rng.randint(1, 4)
+    what = "one beep" if count == 1 else f"{NUMBERS[count]} beeps"
+    form = pick("beep-form", ("make {x}", "please make {x}", "can you make {x}?"))
+    return [Exchange(form.format(x=what), ", ".join(["beep"] * count) + ".", system_mark="beep")]
