@@ -1,10 +1,12 @@
 """Train a Mimi-architecture codec of any size on an utterance bank.
 
-    python -m train.codec train/recipes/codec-tiny.toml --bank BANK --out RUN [--teacher FEATURES] [--threads 2]
-    python -m train.codec … --decoder-only      # encoder and codebooks frozen: codes stay valid for a trained LM
+    python -m train.codec train/recipes/codec-tiny.toml --bank BANK --out RUN [--teacher FEATURES] [--phones PHONES]
 
 Follows the Moshi paper's section 3.3 at a small scale: quantisation on a share of the batches, the semantic codebook
-distilled from a teacher's features, spectral losses. Stops and resumes at any step; RUN/mimi.safetensors is always whole.
+distilled from a teacher's features or phone labels, spectral losses. A recipe names its stage: "whole"; "encoder" (a spectrogram
+stands in for the waveform decoder, at a third of the cost); "decoder" (encoder and codebooks frozen, so that codes stay valid for
+a trained language model). ``--start`` takes what fits from another run. Stops and resumes at any step; RUN/mimi.safetensors is
+always whole.
 """
 
 from __future__ import annotations
@@ -20,23 +22,30 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from duplex.codec import MimiConfig, build_mimi
 from duplex.errors import ConfigError
 from duplex.overlay import load_toml
 from train import cli
-from train.codec_data import Crops
+from train.codec_data import Batch, Crops
 from train.corpus.bank import Bank
 from train.files import replace_file
 from train.losses import MelLoss
+from train.phones import PHONES
 
+STAGES = ("whole", "encoder", "decoder")
+STEPS_PER_FRAME = 4  # phone labels: 20 ms each
+HEAD_WINDOW, HEAD_BANDS, HEAD_HOP = 1024, 80, 240  # the encoder stage's spectrogram: the loss's own, every 10 ms
+MEL_STEPS = 4  # of 10 ms in a step of the encoder's rate, 40 ms
 
 @dataclass(frozen=True)
 class CodecTraining:
     """The [train] table of a codec recipe."""
 
+    stage: str = "whole"
+    """What learns: "whole", "encoder" (with the codebooks; no waveform) or "decoder" (all else frozen)."""
     seed: int = 0
     steps: int = 9000
     batch: int = 4
@@ -49,6 +58,10 @@ class CodecTraining:
     quantize_share: float = 0.75
     commit: float = 0.1
     distill: float = 0.4
+    phones: float = 1.0
+    """Weight of the phone labels' cross-entropy, predicted from the semantic codebook."""
+    stretch: float = 0.0
+    """Half of the users' crops are played faster or slower by up to this share."""
     system_share: float = 0.45
     """Share of the crops that are the system's voice."""
     lines_only: bool = False
@@ -87,7 +100,10 @@ class CodecTrainer(nn.Module):
         self.mimi = build_mimi(config)
         init_variance_preserving(self.mimi)
         self.mel = MelLoss()
-        self.to_teacher = nn.Linear(config.dimension, teacher_dims)
+        self.to_teacher = nn.Linear(config.dimension, max(1, teacher_dims))
+        self.to_phones = nn.Linear(config.dimension, STEPS_PER_FRAME * len(PHONES))
+        self.to_mel = nn.Linear(config.dimension, MEL_STEPS * HEAD_BANDS)
+        self.waves: dict[str, nn.Module] = {"encode": self.mimi.encoder, "decode": self.mimi.decoder}  # or compiled forms
         self.recent: deque[Tensor] = deque(maxlen=80)
         self.branches = (self.mimi.quantizer.rvq_first, self.mimi.quantizer.rvq_rest)
         for branch in self.branches:
@@ -97,16 +113,19 @@ class CodecTrainer(nn.Module):
 
     def latent(self, pcm: Tensor) -> Tensor:
         """pcm [B, 1, S] -> latent [B, D, T]."""
-        (x,) = self.mimi.encoder_transformer(self.mimi.encoder(pcm))
+        (x,) = self.mimi.encoder_transformer(self.waves["encode"](pcm))
         return self.mimi._to_framerate(x)
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent [B, D, T] -> pcm [B, 1, S]."""
         (x,) = self.mimi.decoder_transformer(self.mimi._to_encoder_framerate(latent))
-        return self.mimi.decoder(x)
+        return self.waves["decode"](x)
 
-    def losses(self, pcm: Tensor, features: Tensor | None, known: Tensor, quantize: bool) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, quantize: bool) -> dict[str, Tensor]:
         """Loss terms of one batch; ``total`` is their weighted sum."""
+        if self.settings.stage == "decoder":
+            return self.decoder_losses(batch.pcm)
+        settings, pcm = self.settings, batch.pcm
         z = self.latent(pcm)
         self.recent.append(z.detach().transpose(1, 2).reshape(-1, z.shape[1]))
         terms: dict[str, Tensor] = {}
@@ -118,14 +137,26 @@ class CodecTrainer(nn.Module):
         else:
             spoken = first.output_proj(first.input_proj(z))
             latent = spoken + rest.output_proj(rest.input_proj(z))
-        terms["mel"] = self.mel(self.decode(latent), pcm)
-        total = terms["mel"] + self.settings.commit * terms.get("commit", 0.0)
-        if features is not None and known.any():
+        terms["mel"] = self.mel_from(latent, pcm) if settings.stage == "encoder" else self.mel(self.decode(latent), pcm)
+        total = terms["mel"] + settings.commit * terms.get("commit", 0.0)
+        if batch.features is not None and batch.known.any():
             guess = self.to_teacher(spoken.transpose(1, 2))
-            terms["distill"] = 1 - F.cosine_similarity(guess[known], features[known], dim=-1).mean()
-            total = total + self.settings.distill * terms["distill"]
+            cosine = F.cosine_similarity(guess[batch.known], batch.features[batch.known], dim=-1)
+            terms["distill"] = 1 - cosine.mean()
+            total = total + settings.distill * terms["distill"]
+        if batch.phones is not None:
+            guess = self.to_phones(spoken.transpose(1, 2)).unflatten(-1, (STEPS_PER_FRAME, len(PHONES)))
+            terms["phones"] = F.cross_entropy(guess.flatten(0, 2), batch.phones.flatten(), ignore_index=-1)
+            total = total + settings.phones * terms["phones"]
         terms["total"] = total
         return terms
+
+    def mel_from(self, latent: Tensor, pcm: Tensor) -> Tensor:
+        """How far a spectrogram read off the decoder's transformer is from the sound's: the encoder's stage."""
+        (x,) = self.mimi.decoder_transformer(self.mimi._to_encoder_framerate(latent))
+        guess = self.to_mel(x.transpose(1, 2)).unflatten(-1, (MEL_STEPS, HEAD_BANDS)).flatten(1, 2)
+        target = self.mel.log_mel(pcm[:, 0], HEAD_WINDOW, HEAD_HOP)[:, : guess.shape[1]]
+        return (guess - target).abs().mean()
 
     def decoder_losses(self, pcm: Tensor) -> dict[str, Tensor]:
         """Loss of the decoder alone, from the codes that are fixed by now."""
@@ -176,6 +207,17 @@ def _kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int 
     return centres, counts.clamp(min=0.5)
 
 
+def start_from(trainer: CodecTrainer, folder: Path) -> None:
+    """Takes over the weights of another run's codec that fit by name and shape (more layers or another stage keep the rest)."""
+    own = trainer.mimi.state_dict()
+    found = load_file(folder / "mimi.safetensors")
+    fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise ConfigError(f"{folder}: no tensor fits this recipe's codec; start from a codec of its width")
+    trainer.mimi.load_state_dict(fitting, strict=False)
+    print(f"{len(fitting)} of {len(own)} tensors from {folder}")
+
+
 def learning_rate(step: int, settings: CodecTraining) -> float:
     """Linear warm-up, then a cosine to a twentieth."""
     if step < settings.warmup:
@@ -202,7 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="override the recipe")
     parser.add_argument("--until", type=int, help="stop at this step without changing the schedule")
     cli.add_threads(parser)
-    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--phones", type=Path, help="folder of train.phones: labels for the semantic codebook")
+    parser.add_argument("--start", type=Path, help="folder of another run whose weights to begin with")
+    parser.add_argument("--compile", action="store_true", help="compile the convolutions: a minute at first, a third faster then")
     return cli.run(parser, run, argv)
 
 
@@ -211,12 +255,20 @@ def run(args: argparse.Namespace) -> None:
     recipe = load_toml(CodecRecipe, args.recipe, {"train.steps": args.steps} if args.steps else {})
     config, settings = recipe.codec, recipe.train
     torch.manual_seed(settings.seed)
-    crops = Crops(Bank(args.bank), args.teacher, settings.system_share, settings.lines_only)
-    dims = 96 if crops.features is None else crops.features.shape[1]
-    trainer = CodecTrainer(config, settings, dims)
-    if args.decoder_only:
-        for part in (trainer.mimi.encoder, trainer.mimi.encoder_transformer, trainer.mimi.downsample, trainer.mimi.quantizer):
+    if settings.stage not in STAGES:
+        raise ConfigError(f"{args.recipe}: train.stage is {settings.stage!r}; use one of {', '.join(STAGES)}")
+    crops = Crops(Bank(args.bank), args.teacher, settings.system_share, settings.lines_only, args.phones, settings.stretch)
+    trainer = CodecTrainer(config, settings, crops.feature_dims)
+    if args.start and not (args.out / "resume.pt").exists():
+        start_from(trainer, args.start)
+    mimi, frozen = trainer.mimi, settings.stage == "decoder"
+    if frozen:
+        for part in (mimi.encoder, mimi.encoder_transformer, mimi.downsample, mimi.quantizer):
             part.requires_grad_(False)
+    elif settings.stage == "encoder":
+        mimi.decoder.requires_grad_(False)
+    if args.compile:  # the plain modules stay what is saved
+        trainer.waves = {"encode": torch.compile(mimi.encoder), "decode": torch.compile(mimi.decoder)}
     optimizer = torch.optim.AdamW([p for p in trainer.parameters() if p.requires_grad], lr=settings.lr, betas=(0.8, 0.99),
                                   weight_decay=1e-3)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -225,13 +277,11 @@ def run(args: argparse.Namespace) -> None:
         state = torch.load(args.out / "resume.pt", weights_only=True)
         step = state["step"]
         trainer.load_state_dict(state["trainer"])
-        same = len(state["optimizer"]["param_groups"][0]["params"]) == len(optimizer.param_groups[0]["params"])
-        if same:  # the decoder alone starts with fresh moments
-            optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizer"])
         trainer.recent.extend(state["recent"])
     trainer.train()
-    if args.decoder_only:
-        trainer.mimi.quantizer.eval()
+    if frozen:
+        mimi.quantizer.eval()
     averages: dict[str, float] = {}
     last, used = time.monotonic(), 0.0
     end = min(settings.steps, args.until or settings.steps)
@@ -239,13 +289,13 @@ def run(args: argparse.Namespace) -> None:
         rng = np.random.default_rng((settings.seed, step))  # the data of a step depends on its number alone
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         torch.manual_seed(settings.seed * 1_000_003 + step)
-        pcm, features, known = crops.batch(rng, settings.batch, settings.frames)
+        batch = crops.batch(rng, settings.batch, settings.frames)
         quantize = step >= settings.quantize_from
-        if not args.decoder_only and quantize and (step == settings.quantize_from or step % 200 == 0):
+        if not frozen and quantize and (step == settings.quantize_from or step % 200 == 0):
             used = trainer.fill_codebooks(generator, start=step == settings.quantize_from)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
-        terms = trainer.decoder_losses(pcm) if args.decoder_only else trainer.losses(pcm, features, known, quantize)
+        terms = trainer.losses(batch, quantize)
         if not torch.isfinite(terms["total"]):
             raise ConfigError(f"step {step}: the loss is not finite; lower lr in {args.recipe} and resume")
         optimizer.zero_grad(set_to_none=True)

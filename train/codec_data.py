@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -92,56 +93,97 @@ def teacher_features(bank: Bank, encoder, out: Path, share: float = 1.0, dims: i
     np.save(out / "features.npy", np.concatenate(reduced))
 
 
+class FrameLabels:
+    """Rows of 20 ms for clips of a bank, as train.teach and train.phones write them: a teacher's features or phone numbers."""
+
+    def __init__(self, folder: Path, name: str):
+        self.rows = np.load(folder / name, mmap_mode="r")
+        starts = np.load(folder / "starts.npy").tolist()
+        keys = [tuple(key) for key in json.loads((folder / "clips.json").read_text())]
+        self.spans: dict[tuple[str, int], tuple[int, int]] = dict(zip(keys, zip(starts, starts[1:], strict=False), strict=True))
+
+    def of(self, clip: Clip) -> np.ndarray | None:
+        """The rows of a clip; None where it has none (a bank may grow after its teacher ran)."""
+        span = self.spans.get((clip.engine, clip.offset))
+        return None if span is None else np.asarray(self.rows[slice(*span)])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of ``frames`` frames of 80 ms, B of them."""
+
+    pcm: Tensor
+    """float32 [B, 1, frames * 1920]."""
+    features: Tensor | None
+    """float32 [B, frames, D]: the teacher's, averaged over each frame."""
+    known: Tensor
+    """bool [B, frames]: the whole frame has features."""
+    phones: Tensor | None
+    """int64 [B, frames, 4]: phone of each 20 ms, -1 where it is not known."""
+
+
 class Crops:
     """Random crops of the bank, ``system_share`` of them the system's voice, with silence around short clips.
 
-    ``lines_only``: of the system's voice only the lines of the scripts count as such, not its free text.
-
-    ``batch(rng, size, frames)`` -> pcm [B, 1, frames * 1920], features [B, frames, D] or None, mask [B, frames] (True
-    where a whole frame has teacher features).
+    ``lines_only``: of the system's voice only the lines of the scripts count as such, not its free text. ``stretch``: half
+    of the other voices' crops are played faster or slower by up to this share, pitch and formants moving with the speed.
     """
 
-    def __init__(self, bank: Bank, teacher: Path | None, system_share: float, lines_only: bool = False):
-        self.bank, self.system_share = bank, system_share
+    def __init__(self, bank: Bank, teacher: Path | None, system_share: float, lines_only: bool = False,
+                 phones: Path | None = None, stretch: float = 0.0):
+        self.bank, self.system_share, self.stretch = bank, system_share, stretch
         groups: dict[str, list[int]] = {"system": [], "other": []}
         for i, clip in enumerate(bank.clips):
             own_voice = clip.engine == "hibari" and "*" not in clip.speaker
             groups["system" if own_voice and (clip.role == "system" or not lines_only) else "other"].append(i)
-        self.groups = {k: (np.array(v), _shares(bank.clips, v)) for k, v in groups.items() if v}
-        self.features = None
-        self.spans: dict[tuple[str, int], tuple[int, int]] = {}  # a bank may grow after its teacher ran
-        if teacher is not None:
-            self.features = np.load(teacher / "features.npy", mmap_mode="r")
-            starts = np.load(teacher / "starts.npy").tolist()
-            keys = [tuple(key) for key in json.loads((teacher / "clips.json").read_text())]
-            self.spans = dict(zip(keys, zip(starts, starts[1:], strict=False), strict=True))
+        self.groups = {k: (np.array(v), np.cumsum(_shares(bank.clips, v))) for k, v in groups.items() if v}
+        self.teacher = FrameLabels(teacher, "features.npy") if teacher else None
+        self.phones = FrameLabels(phones, "labels.npy") if phones else None
+        self.feature_dims = self.teacher.rows.shape[1] if self.teacher else 0
 
-    def batch(self, rng: np.random.Generator, size: int, frames: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, frames: int) -> Batch:
         pcm = np.zeros((size, frames * FRAME_SAMPLES), np.float32)
-        dims = self.features.shape[1] if self.features is not None else 1
-        features = np.zeros((size, frames * 4, dims), np.float32)
+        features = np.zeros((size, frames * 4, max(1, self.feature_dims)), np.float32)
         known = np.zeros((size, frames * 4), bool)
+        phones = np.full((size, frames * 4), -1, np.int64)
         for row in range(size):
             kind = "system" if rng.random() < self.system_share or "other" not in self.groups else "other"
             indices, shares = self.groups.get(kind) or next(iter(self.groups.values()))
-            i = int(rng.choice(indices, p=shares))
-            samples = self.bank.samples(self.bank.clips[i])
+            clip = self.bank.clips[int(indices[min(np.searchsorted(shares, rng.random()), len(indices) - 1)])]
+            speed = 1.0
+            if kind == "other" and self.stretch and rng.random() < 0.5:
+                speed = 1.0 + rng.uniform(-self.stretch, self.stretch)
+            samples = _stretched(self.bank.samples(clip), speed)
             # Where the crop starts within the clip, in teacher steps of 20 ms; negative: silence first.
             lead = int(rng.integers(-frames * 2, max(1, len(samples) // TEACHER_HOP - frames)))
             _lay(pcm[row], samples, lead * TEACHER_HOP)
-            span = self.spans.get((self.bank.clips[i].engine, self.bank.clips[i].offset))
-            if span is not None:
-                clip_features = self.features[slice(*span)]
-                _lay(features[row], clip_features, lead)
-                _lay(known[row], np.ones(len(clip_features), bool), lead)
+            if self.teacher and (rows := self.teacher.of(clip)) is not None:
+                rows = rows[_nearest(len(rows), speed)]
+                _lay(features[row], rows, lead)
+                _lay(known[row], np.ones(len(rows), bool), lead)
+            if self.phones and (labels := self.phones.of(clip)) is not None:
+                phones[row] = 0  # around the clip there is silence
+                _lay(phones[row], labels[_nearest(len(labels), speed)], lead)
             if kind == "other" or rng.random() < 0.3:
                 pcm[row] *= 10 ** rng.uniform(-0.7, 0.25)
             if kind == "other" and rng.random() < 0.5:
                 pcm[row] += rng.standard_normal(pcm.shape[1]).astype(np.float32) * 10 ** rng.uniform(-4.5, -2.3)
-        whole = known.reshape(size, frames, 4).all(-1)
-        averaged = features.reshape(size, frames, 4, dims).mean(2)
+        whole = torch.from_numpy(known.reshape(size, frames, 4).all(-1))
+        averaged = torch.from_numpy(features.reshape(size, frames, 4, -1).mean(2)) if self.teacher else None
         pcm_t = torch.from_numpy(np.clip(pcm, -1, 1))[:, None]
-        return pcm_t, torch.from_numpy(averaged) if self.features is not None else None, torch.from_numpy(whole)
+        return Batch(pcm_t, averaged, whole, torch.from_numpy(phones.reshape(size, frames, 4)) if self.phones else None)
+
+
+def _nearest(length: int, speed: float) -> np.ndarray:
+    """Which of ``length`` rows lies at each position when they are played ``speed`` times as fast."""
+    return np.minimum((np.arange(int(length / speed)) * speed).astype(np.int64), length - 1)
+
+
+def _stretched(samples: np.ndarray, speed: float) -> np.ndarray:
+    """Samples played ``speed`` times as fast, by linear interpolation: good enough to vary a voice."""
+    if speed == 1.0:
+        return samples
+    return np.interp(np.arange(int(len(samples) / speed)) * speed, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def _shares(clips: list[Clip], indices: list[int]) -> np.ndarray:

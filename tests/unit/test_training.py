@@ -11,6 +11,7 @@ from duplex.codec import MimiCodec, MimiConfig
 from duplex.config import LMConfig
 from duplex.errors import ConfigError, InputError
 from train.codec import CodecTrainer, CodecTraining, _kmeans, learning_rate
+from train.codec_data import Batch
 from train.data import DialogueData, ShardSource
 from train.fit import FitRecipe, check_corpus, fit
 from train.losses import MelLoss
@@ -122,18 +123,18 @@ def test_codec_trainer_learns_and_its_weights_load(tmp_path):
     trainer = CodecTrainer(CODEC, CodecTraining(quantize_share=1.0), teacher_dims=4).train()
     time = torch.arange(4 * 1920) / 24000
     pcm = torch.stack([0.3 * torch.sin(2 * torch.pi * f * time) for f in (200.0, 700.0)])[:, None]
-    features, known = torch.randn(2, 4, 4), torch.ones(2, 4, dtype=torch.bool)
+    batch = Batch(pcm, torch.randn(2, 4, 4), torch.ones(2, 4, dtype=torch.bool), torch.randint(-1, 40, (2, 4, 4)))
     optimizer = torch.optim.AdamW(trainer.parameters(), lr=3e-3)
     seen = []
     for step in range(40):
         if step == 20:
             assert trainer.fill_codebooks(torch.Generator().manual_seed(0), start=True) > 0
-        terms = trainer.losses(pcm, features, known, quantize=step >= 20)
+        terms = trainer.losses(batch, quantize=step >= 20)
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
         seen.append(terms["mel"].item())
-    assert min(seen[10:20]) < 0.9 * seen[0] and {"commit", "distill"} <= set(terms)
+    assert min(seen[10:20]) < 0.9 * seen[0] and {"commit", "distill", "phones"} <= set(terms)
     save_file({k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}, tmp_path / "mimi.safetensors")
     codec = MimiCodec.from_files(tmp_path / "mimi.safetensors", CODEC, 2)
     assert codec.encode(pcm).shape == (2, 2, 4)
