@@ -22,7 +22,7 @@ NEAR_ASIDES, FAR_ASIDES = 4, 3
 def script_lines(seed: int, draws: int = 60_000) -> tuple[list[str], list[str]]:
     """Names of all user clips and all system clips that the scripts can ask for (sorted, by exhaustive sampling)."""
     rng = random.Random(seed)
-    users, systems = set(scripts.BACKCHANNELS), set(scripts.SYSTEM_BACKCHANNELS)
+    users, systems = {*scripts.BACKCHANNELS, *scripts.FILLERS}, set(scripts.SYSTEM_BACKCHANNELS)
     for split in ("train", "test"):
         found = scripts.exchanges(rng, split, draws) + _closings(Picker(rng, split))
         users |= set(user_keys(found))
@@ -52,7 +52,7 @@ def speaker_lines(speaker: Speaker, split: str, quota: int, seed: int) -> list[s
     """What one speaker says: everything that can happen at any time, then whole scenarios up to ``quota`` lines."""
     rng = random.Random(f"{seed}:{speaker.name}")
     pick = Picker(rng, split)
-    found = dict.fromkeys([*scripts.BACKCHANNELS, *user_keys(_closings(pick))])
+    found = dict.fromkeys([*scripts.BACKCHANNELS, *scripts.FILLERS, *user_keys(_closings(pick))])
     found |= dict.fromkeys(rng.sample(scripts.ASIDES, NEAR_ASIDES))
     found |= dict.fromkeys(key(text, FAR) for text in rng.sample(scripts.ASIDES, FAR_ASIDES))
     while len(found) < quota:

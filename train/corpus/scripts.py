@@ -13,10 +13,21 @@ from train.corpus.scenarios.numbers import DAYS, MONTHS, NUMBERS, addition, coun
 from train.corpus.scenarios.sounds import make_sound, name_sound
 from train.corpus.scenarios.speech import SYSTEM_BACKCHANNELS, clarification, manner, repeat, report, spelling
 from train.corpus.scenarios.stories import PLANS, STORIES, day_plan, story
-from train.corpus.scenarios.talk import BACKCHANNELS, GOODBYE, STOP, goodbye, greeting, how_are_you, stop, thanks, who
+from train.corpus.scenarios.talk import (
+    BACKCHANNELS,
+    FILLERS,
+    GOODBYE,
+    STOP,
+    goodbye,
+    greeting,
+    how_are_you,
+    stop,
+    thanks,
+    who,
+)
 
 __all__ = [
-    "ASIDES", "BACKCHANNELS", "DAYS", "DRINKS", "FOOD", "GOODBYE", "MONTHS", "NAMES", "NUMBERS", "PLANS", "PROPER", "STOP",
+    "ASIDES", "BACKCHANNELS", "DAYS", "DRINKS", "FILLERS", "FOOD", "GOODBYE", "MONTHS", "NAMES", "NUMBERS", "PLANS", "PROPER", "STOP",
     "STORIES", "SYSTEM_BACKCHANNELS", "Exchange", "Picker", "Scenario", "addition", "animals", "cafe", "clarification",
     "colours", "counting", "day_plan", "exchanges", "facts", "foreign", "go_on_counting", "goodbye", "greeting",
     "how_are_you", "instance", "key", "make_sound", "manner", "name_recall", "name_recall_late", "name_sound", "names",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from train.corpus.exchange import Exchange, Picker, scenario
 
 BACKCHANNELS = ("mhm", "yeah", "uh huh", "right", "okay")
+FILLERS = ("um", "uh")  # in a pause of a speaker who goes on
 GOODBYE = (("goodbye", "bye", "bye bye", "see you later"), "goodbye, talk to you soon.")
 STOP = (("stop", "stop please", "okay stop", "wait, stop", "please stop"), "okay.")
 
