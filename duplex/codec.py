@@ -30,12 +30,12 @@ class CodecStream(Protocol):
 
     batch_size: int
 
-    def encode_frame(self, pcm: Tensor) -> Tensor:
-        """pcm [B, 1, 1920] -> codes [B, K]."""
+    def encode_frame(self, pcm: Tensor, active: Tensor | None = None) -> Tensor:
+        """pcm [B, 1, 1920] -> codes [B, K]. Rows where `active` (bool [B]) is False keep their state and get anything."""
         ...
 
-    def decode_frame(self, codes: Tensor) -> Tensor:
-        """codes [B, K] -> pcm [B, 1, 1920]."""
+    def decode_frame(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
+        """codes [B, K] -> pcm [B, 1, 1920]; `active` as above, but its other rows need valid codes, too."""
         ...
 
     def reset_rows(self, mask: Tensor) -> None:
@@ -244,20 +244,23 @@ class MimiStream:
             with codec.mimi.streaming(batch_size):
                 state = codec.mimi.get_streaming_state()
         self._state = state
+        self._masked = False  # does the state hold a mask other than "every row"?
 
     @torch.no_grad()
-    def encode_frame(self, pcm: Tensor) -> Tensor:
+    def encode_frame(self, pcm: Tensor, active: Tensor | None = None) -> Tensor:
         """pcm [B, 1, 1920] -> codes [B, K]; raises InputError on another shape."""
         if list(pcm.shape) != [self.batch_size, 1, FRAME_SAMPLES]:
             raise InputError(f"one codec frame is [{self.batch_size}, 1, {FRAME_SAMPLES}] but {list(pcm.shape)} was given")
         with self._lent() as mimi:
+            self._mask(mimi, active)
             return mimi.encode(pcm)[:, :, 0]
 
     @torch.no_grad()
-    def decode_frame(self, codes: Tensor) -> Tensor:
+    def decode_frame(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
         """codes [B, K] -> pcm [B, 1, 1920]; raises InputError on another shape or an entry outside the codebook."""
         self.codec._check_codes(codes, 2)
         with self._lent() as mimi:
+            self._mask(mimi, active)
             return mimi.decode(codes[:, :, None])
 
     @torch.no_grad()
@@ -268,7 +271,9 @@ class MimiStream:
 
     def clone(self) -> MimiStream:
         """An independent copy that continues from the same state."""
-        return MimiStream(self.codec, self.batch_size, {k: _copy_state(v) for k, v in self._state.items()})
+        twin = MimiStream(self.codec, self.batch_size, {k: _copy_state(v) for k, v in self._state.items()})
+        twin._masked = self._masked
+        return twin
 
     def to_dict(self) -> dict[str, Tensor]:
         """The state as named tensors (not copies), for storing."""
@@ -285,6 +290,13 @@ class MimiStream:
             old = getattr(owner, name)
             new = tensors[key]
             setattr(owner, name, new.to(old.device, copy=True) if isinstance(old, Tensor) else int(new))
+        self._masked = True  # not known: the next call sets it anew
+
+    def _mask(self, mimi: Any, active: Tensor | None) -> None:
+        """Tells the lent module which rows take part in the next call."""
+        if active is not None or self._masked:
+            mimi.set_exec_mask(torch.ones(self.batch_size, dtype=torch.bool) if active is None else active)
+        self._masked = active is not None
 
     def _lent(self) -> _Lent:
         return _Lent(self.codec.mimi, self._state)

@@ -133,6 +133,7 @@ class Engine:
         forced_system: Tensor | None = None,
         text_bias: Tensor | None = None,
         sampling: SamplingConfig | None = None,
+        temperatures: Tensor | None = None,
     ) -> tuple[StreamState, FrameOut]:
         """One frame of every row. Updates `state` in place and returns it: `clone` it first to keep the old.
 
@@ -144,6 +145,7 @@ class Engine:
             effect row by row as the delays come to them. Negative where free.
         text_bias: float [B, V], added to the text logits before sampling.
         sampling: settings for this step only (the repetition window stays as it was).
+        temperatures: float [B, 2], text and audio temperature of each row in place of those of the settings.
 
         Raises InputError for wrong shapes and for tokens outside the vocabulary.
         """
@@ -170,14 +172,16 @@ class Engine:
 
         noise_BQ = uniform_noise(state.seeds_B, frames_B, 1 + generated)
         text_logits_BV = model.text_linear(hidden_BD).float()
-        text_B = self._pick_text(text_logits_BV, state, noise_BQ[:, 0], settings, text_bias)
+        text_heat, audio_heat = _temperatures(settings, temperatures)
+        text_B = self._pick_text(text_logits_BV, state, noise_BQ[:, 0], settings, text_heat, text_bias)
         if forced_text_B is not None:
             text_B = torch.where(forced_text_B >= 0, forced_text_B, text_B)
         pad, epad = config.existing_text_padding_id, config.existing_text_end_padding_id
         remember(state.recent_BW, text_B, (text_B != pad) & (text_B != epad) & active_B)
 
         forced_BQ = line.read_step(frames_B)[:, layout.system_rows]
-        audio_BQ = self._generate_audio(forced_BQ, active_B, hidden_BD, text_B, noise_BQ[:, 1:], settings)
+        audio_BQ = self._generate_audio(forced_BQ, active_B, hidden_BD, text_B, noise_BQ[:, 1:], settings,
+                                        audio_heat)
         tokens_BQ = torch.cat([text_B[:, None], audio_BQ], 1)
         rows = slice(0, 1 + generated)
         line.write_step(rows, frames_B, tokens_BQ, active_B[:, None])
@@ -202,12 +206,13 @@ class Engine:
         state.line.write_frame(self.layout.system_rows, state.frames_B, forced, where_B1)
 
     def _pick_text(
-        self, logits_BV: Tensor, state: StreamState, noise_B: Tensor, s: SamplingConfig, bias: Tensor | None
+        self, logits_BV: Tensor, state: StreamState, noise_B: Tensor, s: SamplingConfig, temperature: float | Tensor,
+        bias: Tensor | None
     ) -> Tensor:
         if bias is not None:
             logits_BV = logits_BV + bias.to(logits_BV)
         logits_BV = discourage(logits_BV, state.recent_BW, s.repetition_penalty)
-        return pick(logits_BV, noise_B, 0.0 if s.greedy else s.text_temperature, s.text_top_k)
+        return pick(logits_BV, noise_B, temperature, s.text_top_k)
 
     def _generate_audio(
         self,
@@ -217,6 +222,7 @@ class Engine:
         text_B: Tensor,
         noise_BQ: Tensor,
         s: SamplingConfig,
+        temperature: float | Tensor,
     ) -> Tensor:
         """[B, Q] codes of the step. `forced` holds the system's known ones, UNGENERATED elsewhere."""
         n_system, generated = self.layout.n_system, noise_BQ.shape[1]
@@ -228,7 +234,6 @@ class Engine:
             may_be_forced = bool(is_forced_BQ.any())
             if may_be_forced and generated == n_system and bool((is_forced_BQ | ~active_B[:, None]).all()):
                 return forced_BQ
-        temperature = 0.0 if s.greedy else s.audio_temperature
         cache = self.model.depformer.make_cache(len(hidden_BD), hidden_BD)
         codes, previous_B = [], text_B
         for q in range(generated):
@@ -255,6 +260,13 @@ class Engine:
                 wrong = low if low < ZERO_TOKEN else high
                 raise InputError(f"{name}: token {wrong} is outside the vocabulary of {vocabulary}")
         return tokens.to(self.device)
+
+
+def _temperatures(s: SamplingConfig, given: Tensor | None) -> tuple[float | Tensor, float | Tensor]:
+    """Temperature of the text and of the audio: one number each, or one per row [B]."""
+    if given is not None:
+        return given[:, 0], given[:, 1]
+    return (0.0, 0.0) if s.greedy else (s.text_temperature, s.audio_temperature)
 
 
 def _seeds(seeds: int | Sequence[int], batch_size: int, device: torch.device) -> Tensor:

@@ -33,12 +33,16 @@ def uniform_noise(seeds_B: Tensor, frames_B: Tensor, draws: int) -> Tensor:
     return (bits_BD >> 9).float() * 2.0**-23
 
 
-def pick(logits_BV: Tensor, noise_B: Tensor, temperature: float, top_k: int) -> Tensor:
+def pick(logits_BV: Tensor, noise_B: Tensor, temperature: float | Tensor, top_k: int) -> Tensor:
     """int64 [B]: one token per row by inverting the distribution at `noise` [B]; temperature 0 takes the
     largest.
 
-    With `top_k` > 0 only the k most likely tokens are candidates.
+    `temperature` is one number or float [B]. With `top_k` > 0 only the k most likely tokens are candidates.
     """
+    if isinstance(temperature, Tensor):
+        greedy_B = temperature == 0
+        drawn_B = pick(logits_BV / torch.where(greedy_B, 1.0, temperature)[:, None], noise_B, 1.0, top_k)
+        return torch.where(greedy_B, logits_BV.argmax(-1), drawn_B)
     if temperature == 0:
         return logits_BV.argmax(-1)
     k = min(top_k, logits_BV.shape[-1]) if top_k > 0 else logits_BV.shape[-1]

@@ -98,12 +98,12 @@ class FakeCodecStream:
     def __init__(self, codec: FakeCodec, decoded_B: Tensor):
         self.codec, self.batch_size, self._decoded_B = codec, len(decoded_B), decoded_B
 
-    def encode_frame(self, pcm: Tensor) -> Tensor:
+    def encode_frame(self, pcm: Tensor, active: Tensor | None = None) -> Tensor:
         return self.codec.encode(pcm)[:, :, 0]
 
-    def decode_frame(self, codes: Tensor) -> Tensor:
+    def decode_frame(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
         pcm = self.codec._decode(codes[:, :, None], self._decoded_B)
-        self._decoded_B += 1
+        self._decoded_B += 1 if active is None else active.to(self._decoded_B)
         return pcm
 
     def reset_rows(self, mask: Tensor) -> None:

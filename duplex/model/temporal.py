@@ -114,8 +114,9 @@ class RingWindow:
         self.slot_B = frames_B % capacity
         self.active_B11 = None if active_B is None else active_B[:, None, None]
         self.filled, fewest = capacity, 0
-        if frames_B.device.type == "cpu":
-            # Here looking at the numbers costs no synchronisation: attend to filled slots only.
+        if B == 1 and frames_B.device.type == "cpu":
+            # Here looking at the numbers costs no synchronisation: attend to filled slots only. With more rows the
+            # width would depend on the oldest of them, and the last bits of a row's result on its neighbours.
             self.filled, fewest = min(int(frames_B.max()) + 1, capacity), int(frames_B.min()) + 1
         self.mask = None
         if fewest < self.filled:
