@@ -27,8 +27,8 @@ from train.corpus.scenarios.talk import (
 )
 
 __all__ = [
-    "ASIDES", "BACKCHANNELS", "DAYS", "DRINKS", "FILLERS", "FOOD", "GOODBYE", "MONTHS", "NAMES", "NUMBERS", "PLANS", "PROPER", "STOP",
-    "STORIES", "SYSTEM_BACKCHANNELS", "Exchange", "Picker", "Scenario", "addition", "animals", "cafe", "clarification",
+    "ASIDES", "BACKCHANNELS", "DAYS", "DRINKS", "FILLERS", "FOOD", "GOODBYE", "MONTHS", "NAMES", "NUMBERS", "PLANS", "PROPER",
+    "STOP", "STORIES", "SYSTEM_BACKCHANNELS", "Exchange", "Picker", "Scenario", "addition", "animals", "cafe", "clarification",
     "colours", "counting", "day_plan", "exchanges", "facts", "foreign", "go_on_counting", "goodbye", "greeting",
     "how_are_you", "instance", "key", "make_sound", "manner", "name_recall", "name_recall_late", "name_sound", "names",
     "next_day", "opposites", "repeat", "report", "scenario", "spelling", "split_key", "stop", "story", "subtraction",
