@@ -63,6 +63,8 @@ class DelayPattern:
         """
         B, K, T = delayed_BKTV.shape[:3]
         mask_KT = torch.ones(K, T, dtype=torch.bool, device=delayed_BKTV.device)
+        if not any(self.delays):
+            return delayed_BKTV, mask_KT.expand(B, K, T).clone()  # spares a copy of the logits
         rows = []
         for k, delay in enumerate(self.delays):
             reached = max(T - delay, 0)

@@ -103,7 +103,7 @@ class DuplexModule(L.LightningModule):
             groups.setdefault((depth, decay), []).append(p)
         optimizer = torch.optim.AdamW(
             [{"params": ps, "lr": s.depth_lr if depth else s.lr, "weight_decay": s.weight_decay if decay else 0.0}
-             for (depth, decay), ps in groups.items()], betas=s.betas)
+             for (depth, decay), ps in groups.items()], betas=s.betas, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

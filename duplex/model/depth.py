@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from duplex.config import LMConfig
+from duplex.model import passes
 from duplex.model.layers import (
     GatedFeedForward,
     Rotation,
@@ -94,8 +95,15 @@ class DepthLayer(nn.Module):
         elif self.per_position and position is not None:
             y = self.gating.at(position)(y)
         else:
-            y = self.gating(y)
+            y = self._feed_all(y) if self.per_position and passes.applies(y) else self.gating(y)
         return x + self.layer_scale_2(y)
+
+    def _feed_all(self, y_NQD: Tensor) -> Tensor:
+        members = [self.gating.at(q) for q in range(y_NQD.shape[1])]
+        ins, outs = [m.linear_in for m in members], [m.linear_out for m in members]
+        if len(self.gating) == 1 or not (passes.stackable(ins) and passes.stackable(outs)):
+            return self.gating(y_NQD)
+        return passes.each_linear(members[0].gate(passes.each_linear(y_NQD, ins)), outs)
 
     def forward(self, x_NQD: Tensor, rotation: Rotation | None) -> Tensor:
         attended = self.self_attn(self.norm1(x_NQD), rotation)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from duplex.model import passes
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a learnt scale `alpha` (1, 1, D), computed in float32 if `float32`."""
@@ -25,6 +27,8 @@ class RMSNorm(nn.Module):
         self.alpha = nn.Parameter(torch.ones(1, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        if passes.applies(x):
+            return passes.RMSNorm.apply(x, self.alpha.view(-1), self.eps)
         y = x.float() if self.float32 else x
         alpha = self.alpha.view(-1).to(y.dtype)
         return F.rms_norm(y, alpha.shape, alpha, self.eps).to(x.dtype)
@@ -128,8 +132,14 @@ class GatedFeedForward(nn.Module):
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.linear_in(x).chunk(2, dim=-1)
-        return self.linear_out(self.activation(gate) * value)
+        return self.linear_out(self.gate(self.linear_in(x)))
+
+    def gate(self, both: Tensor) -> Tensor:
+        """`activation(a) * b`: [..., 2 F] -> [..., F]."""
+        if self.activation is F.silu and passes.applies(both):
+            return passes.GatedSilu.apply(both)
+        gate, value = both.chunk(2, dim=-1)
+        return self.activation(gate) * value
 
 
 class Rotation(NamedTuple):
@@ -158,6 +168,8 @@ class Rotation(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., E] turned, in float32."""
+        if self.interleaved and passes.applies(x):
+            return passes.turn_pairs(x, self.cos, self.sin)
         pairs, dim = ((-1, 2), -1) if self.interleaved else ((2, -1), -2)
         y = x.float()
         partner = y.unflatten(-1, pairs).flip(dim).flatten(-2)
@@ -203,6 +215,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    if causal and q.shape[2] <= passes.LONGEST and passes.applies(q):
+        return passes.attend_in_blocks(q, k, v)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2).flatten(2)
 

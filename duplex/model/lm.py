@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from duplex.config import LMConfig
 from duplex.delays import DelayPattern
 from duplex.errors import InputError
+from duplex.model import passes
 from duplex.model.depth import DepthCache, DepthTransformer
 from duplex.model.layers import TokenEmbedding, init_weights, make_norm
 from duplex.model.projections import ProjectionList
@@ -86,6 +87,10 @@ class DuplexLM(nn.Module):
 
     def embed(self, tokens_BKT: Tensor) -> Tensor:
         """Sum over rows of the input embeddings: [B, K, T] -> [B, T, D]."""
+        if passes.applies(self.text_emb.weight) and not (self.config.norm_emb or self.config.demux_second_stream):
+            tables = [embedding.weight for embedding in self.emb]
+            tables.insert(self.layout.text_row, self.text_emb.weight)
+            return passes.sum_of_embeddings(tokens_BKT, tables)
         ids_K, known_K = tokens_BKT.clamp(min=0).unbind(1), (tokens_BKT >= 0).to(self.text_emb.weight.dtype)
         known_K = known_K[..., None].unbind(1)
         audio = (embedding.lookup(ids_K[row], known_K[row])
@@ -118,10 +123,18 @@ class DuplexLM(nn.Module):
 
     def depth(self, hidden_ND: Tensor, targets_NK: Tensor) -> Tensor:
         """Teacher-forced audio logits [N, Q, V] of N steps from their temporal vectors and delayed tokens."""
-        inputs = [self.depformer_in.at(q)(hidden_ND) + self.depth_embedding(q)(targets_NK[:, q])
-                  for q in range(self.config.dep_q)]
-        out_NQD = self.depformer(torch.stack(inputs, 1))
-        return torch.stack([self.depth_logits(q, out_NQD[:, q]) for q in range(self.config.dep_q)], 1)
+        rows = range(self.config.dep_q)
+        previous = torch.stack([self.depth_embedding(q)(targets_NK[:, q]) for q in rows], 1)
+        ins = [self.depformer_in.at(q) for q in rows]
+        if passes.applies(hidden_ND) and passes.stackable(ins):
+            joint = torch.cat([m.weight for m in ins])  # one product of one input with all matrices
+            from_temporal = nn.functional.linear(hidden_ND, joint).unflatten(-1, (len(rows), -1))
+        else:
+            from_temporal = torch.stack([m(hidden_ND) for m in ins], 1)
+        out_NQD = self.depformer(from_temporal + previous)
+        if passes.applies(out_NQD) and passes.stackable(self.linears) and self.config.depformer_norm is None:
+            return passes.each_linear(out_NQD, self.linears)
+        return torch.stack([self.depth_logits(q, out_ND) for q, out_ND in enumerate(out_NQD.unbind(1))], 1)
 
     def forward(self, codes: Tensor, depth_index: Tensor | None = None) -> LMOutput:
         """Teacher-forced logits of `codes` int64 [B, K, T].

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from duplex.model import passes
+
 _STACKED = {
     "in_proj_weight": "in_projs.{}.weight",
     "in_proj.weight": "in_projs.{}.weight",
@@ -44,7 +46,11 @@ class ProjectionList(nn.ModuleList):
         """Every position through its own module: [B, Q, D] -> [B, Q, out]."""
         if len(self) == 1:
             return self[0](x_BQD)
-        return torch.stack([self.at(q)(x_BQD[:, q]) for q in range(x_BQD.shape[1])], 1)
+        members = [self.at(q) for q in range(x_BQD.shape[1])]
+        if passes.applies(x_BQD) and passes.stackable(members):
+            return passes.each_linear(x_BQD, members)
+        # unbind: the gradient of x_BQD[:, q] would be a whole tensor of zeros with one position filled, Q times.
+        return torch.stack([m(x_BD) for m, x_BD in zip(members, x_BQD.unbind(1), strict=True)], 1)
 
     @staticmethod
     def accept_stacked(attention: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: object) -> None:
