@@ -20,7 +20,9 @@ import torch
 from duplex.codec import Codec, MimiCodec, MimiConfig
 from duplex.conditions import PREFIX, bake_conditions, condition_tables
 from duplex.config import FOLDER_KEYS, LMConfig, SamplingConfig
+from duplex.engine import Engine
 from duplex.errors import CheckpointError, ConfigError
+from duplex.fast.backends import make_engine, with_backend
 from duplex.filling import fill_module
 from duplex.hub import HUB_ID, fetch, fetch_file
 from duplex.model.lm import DuplexLM
@@ -50,6 +52,12 @@ class LoadedModel:
     meta: dict[str, Any]
     """The keys of config.json that describe the folder (`model_type`, `lm_gen_config`, ...), and `source`."""
     folder: Path
+    backend: str = "naive"
+    """How the steps are computed: a name in `duplex.fast.backends.BACKENDS`."""
+
+    def engine(self, sampling: SamplingConfig | None = None) -> Engine:
+        """A streaming engine on this model's backend; `sampling` None takes what the folder recommends."""
+        return make_engine(self.lm, sampling or self.sampling, self.backend)
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -242,12 +250,13 @@ def load_model(
     revision: str | None = None,
     *,
     lora: str | Path | None = None,
+    backend: str = "naive",
 ) -> LoadedModel:
     """Language model, codec and tokenizer of `source`, checked to fit together.
 
     `source` is "tiny" (the embedded model), a folder, or a hub id "org/name" (`revision`: its branch, tag or
-    commit). `dtype` and `lora` as in `load_lm`; the codec always computes in float32. Raises CheckpointError
-    and ConfigError.
+    commit). `dtype` and `lora` as in `load_lm`; the codec always computes in float32. `backend` says how the
+    steps are computed (`duplex.fast.backends`). Raises CheckpointError and ConfigError.
     """
     opened = open_folder(resolve(source, revision))
     config = opened.network()
@@ -261,7 +270,7 @@ def load_model(
     meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
     loaded = LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
     _ = loaded.sampling  # wrong settings are reported now and not in the middle of a session
-    return loaded
+    return with_backend(loaded, backend)
 
 
 def _load_codec(opened: ModelFolder, config: LMConfig, device: torch.device | str) -> MimiCodec:
