@@ -11,14 +11,20 @@ from duplex.codec import MimiCodec, MimiConfig
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary name beside ``path``, then rename: a reader never sees half a file."""
+    """Call ``write`` with a temporary name beside ``path``, then rename: a reader never sees half a file.
+
+    What was written of a file that could not be finished (a full disk) is removed; what a kill leaves is overwritten next time.
+    """
     part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def trained_codec(folder: Path, n_codebooks: int) -> MimiCodec:
+def trained_codec(folder: Path, n_codebooks: int, device: str = "cpu") -> MimiCodec:
     """The codec of a folder of train.codec (mimi.safetensors and mimi.json), using its first ``n_codebooks``."""
     sizes = folder / "mimi.json"
     config = MimiConfig.from_dict(json.loads(sizes.read_text()), str(sizes))
-    return MimiCodec.from_files(folder / "mimi.safetensors", config, n_codebooks)
+    return MimiCodec.from_files(folder / "mimi.safetensors", config, n_codebooks, device)

@@ -1,0 +1,1 @@
+"""Anybody's recordings as dialogues of two channels: layouts, labels, speech, faults."""
