@@ -58,11 +58,13 @@ class PackedLM:
 
 
 def packed(model: DuplexLM, scheme: str = "exact") -> PackedLM:
-    """The packed weights of `model`, made at the first call. A model that is changed afterwards is not noticed."""
-    cache = model.__dict__.setdefault("_native_weights", {})
-    if scheme not in cache:
-        cache[scheme] = PackedLM(model, scheme)
-    return cache[scheme]
+    """The packed weights of `model`, made at the first call and again when its parameters have changed since."""
+    cache: dict[str, tuple[tuple, PackedLM]] = model.__dict__.setdefault("_native_weights", {})
+    weight = model.text_linear.weight
+    version = (weight.dtype, weight.device, sum(p._version + p.data_ptr() for p in model.parameters()))
+    if scheme not in cache or cache[scheme][0] != version:
+        cache[scheme] = (version, PackedLM(model, scheme))
+    return cache[scheme][1]
 
 
 class NativeEngine(Engine):
