@@ -30,14 +30,17 @@ from duplex.audio import pad_to_frames
 from duplex.checkpoint import LoadedModel
 from duplex.codec import CodecStream
 from duplex.config import SamplingConfig
-from duplex.engine import Engine, FrameOut, StreamState
+from duplex.conversation import Conversation, SessionFrame, bias_of
+from duplex.engine import FrameOut, StreamState
 from duplex.errors import CheckpointError, ConfigError, InputError
+from duplex.playout import Piece
+from duplex.policy import DEFAULT_POLICY, HeardLog, PolicyConfig, Steering
 from duplex.safefile import iterate_tensors, read_header
-from duplex.streams import UNGENERATED, StreamLayout
-from duplex.text import RowReader, Word
-from duplex.turns import DEFAULT_TURNS, Event, TurnConfig, TurnTracker
-from duplex.units import FRAME_SAMPLES, frames_to_samples, frames_to_seconds, samples_to_frames
-from duplex.vad import DEFAULT_VAD, EnergyVad, VadConfig
+from duplex.streams import StreamLayout
+from duplex.text import Word
+from duplex.turns import DEFAULT_TURNS, Event, TurnConfig
+from duplex.units import FRAME_SAMPLES, frames_to_samples, samples_to_frames
+from duplex.vad import DEFAULT_VAD, VadConfig
 
 PROMPT_GAP_FRAMES = 6
 """Silence after each part of a prompt, half a second."""
@@ -54,63 +57,39 @@ class Prompt:
     """Voice: float32 [S] at 24 kHz that the system is made to have said, with PAD in the text row."""
 
 
-@dataclass(frozen=True)
-class SessionFrame:
-    """What one step gives. Times are in seconds since time zero, see the alignment note above."""
-
-    index: int
-    """Number of the frame, counted from time zero."""
-    pcm: np.ndarray
-    """The system's sound, float32 [1920] at 24 kHz."""
-    text: str
-    """Text that goes with this frame: whole characters, with a space before each word; mostly empty."""
-    words: tuple[Word, ...]
-    """Words that ended with this frame."""
-    events: tuple[Event, ...]
-    """Events that became known with this frame."""
-    text_token: int
-    """Text token of this frame, UNGENERATED in the first frames that are silent by delay."""
-    system_codes: np.ndarray
-    """The system's codes, int64 [n_system], UNGENERATED likewise."""
-    user_codes: np.ndarray
-    """The user's codes as the model heard them, int64 [n_user]."""
-    text_ahead: int
-    """Text token that the model has just chosen; its sound comes out after the acoustic delay."""
-    system_active: bool
-    """Is there sound in `pcm`?"""
-    user_active: bool
-    """Is there sound in the user's frame?"""
-
-    @property
-    def time(self) -> float:
-        return frames_to_seconds(self.index)
-
-
 class Session:
     """One conversation. A value: `clone` gives an independent copy that continues from the same moment.
 
-    `sampling` None takes what the model recommends. InputError for an unusable prompt, ConfigError for a model whose
-    parts do not converse.
+    `sampling` None takes what the model recommends; `policy` says what happens when the user barges in.
+    InputError for an unusable prompt, ConfigError for a model whose parts do not converse.
     The same seed, prompt and frames give the same frames bit for bit, on one machine with one number of threads.
     """
 
     def __init__(self, model: LoadedModel, sampling: SamplingConfig | None = None, seed: int = 0,
-                 prompt: Prompt | None = None, turns: TurnConfig = DEFAULT_TURNS, vad: VadConfig = DEFAULT_VAD):
+                 prompt: Prompt | None = None, turns: TurnConfig = DEFAULT_TURNS, vad: VadConfig = DEFAULT_VAD,
+                 policy: PolicyConfig = DEFAULT_POLICY):
         self.layout = StreamLayout.from_config(model.config)
         _check_fit(model, self.layout)
         self.delay = model.config.max_delay
         """Frames that are silent at first: the acoustic delay."""
-        self.index = 0
-        """Number of the frame that comes next."""
         self._model = model
-        self._engine = Engine(model.lm, sampling or model.sampling)
+        self._engine = model.engine(sampling)
         self._state: StreamState = self._engine.init_state(1, seed)
         self._codec: CodecStream = model.codec.stream(1)
-        self._reader = RowReader(model.tokenizer, frame=self.delay)
-        self._system_vad, self._user_vad = EnergyVad(vad), EnergyVad(vad)
-        self._turns = TurnTracker(turns)
+        self._talk = Conversation(model.tokenizer, self.layout, self.delay, turns, vad, policy)
+        self._silent_K: torch.Tensor | None = None  # the codes of silence, when they are first needed
         if prompt is not None:
             self._live_through(prompt)
+
+    @property
+    def index(self) -> int:
+        """Number of the frame that comes next."""
+        return self._talk.index
+
+    @property
+    def heard(self) -> HeardLog:
+        """What of the system's sound did not reach the user."""
+        return self._talk.heard
 
     def step(self, pcm: np.ndarray) -> SessionFrame:
         """Takes the user's next frame, float32 [1920] at 24 kHz, and gives the system's.
@@ -119,44 +98,32 @@ class Session:
         it was before.
         """
         _check_samples("a user frame", pcm, FRAME_SAMPLES)
-        user_codes, out, system_pcm = self._advance(pcm)
-        tokens = out.tokens[0].cpu().numpy()
-        if self.index < self.delay:  # what comes out now was begun before time zero
-            tokens = np.full_like(tokens, UNGENERATED)
-            system_pcm = np.zeros(FRAME_SAMPLES, dtype=np.float32)
-            text, words = "", ()
-        else:
-            text, words = self._reader.push(int(tokens[self.layout.text_row]))
-        system_active, user_active = self._system_vad.push(system_pcm), self._user_vad.push(pcm)
-        frame = SessionFrame(
-            index=self.index, pcm=system_pcm, text=text, words=words,
-            events=self._turns.push(system_active, user_active),
-            text_token=int(tokens[self.layout.text_row]), system_codes=tokens[self.layout.system_rows],
-            user_codes=user_codes, text_ahead=int(out.text_now[0]),
-            system_active=system_active, user_active=user_active)
-        self.index += 1
-        return frame
+        user_codes, out, system_pcm = self._advance(pcm, listen=True)
+        return self._talk.say(out.tokens[0].cpu().numpy(), int(out.text_now[0]), user_codes, pcm, system_pcm)
+
+    def not_heard(self, pieces: tuple[Piece, ...], truncated: bool = False) -> None:
+        """The playback reports sound that it flushed or dropped; the tags of the pieces are the numbers of the frames.
+
+        `truncated` makes an event of it, for a cut that the policy did not order.
+        """
+        self._talk.not_heard(pieces, truncated)
 
     def finish(self) -> tuple[tuple[Word, ...], tuple[Event, ...]]:
         """Ends the conversation: the word and the events that are still open. Call it once, after the last step."""
-        return self._reader.flush(), self._turns.flush()
+        return self._talk.finish()
 
     def clone(self) -> Session:
         """An independent session that continues from this moment; the weights are shared."""
         twin = copy.copy(self)
         twin._state, twin._codec = self._state.clone(), self._codec.clone()
-        twin._reader, twin._turns = self._reader.clone(), self._turns.clone()
-        twin._system_vad, twin._user_vad = copy.copy(self._system_vad), copy.copy(self._user_vad)
+        twin._talk = self._talk.clone()
         return twin
 
     def save(self, path: str | Path) -> None:
         """Writes the whole state to a safetensors file, from which `load` continues; it appears when it is complete."""
         path = Path(path)
         tensors = {**_prefixed("engine", self._state.to_dict()), **_prefixed("codec", self._codec.to_dict())}
-        values = {
-            "index": self.index, "sampling": asdict(self._engine.sampling), "reader": self._reader.to_dict(),
-            "turns": asdict(self._turns.config), "tracker": self._turns.to_dict(), "vad": asdict(self._user_vad.config),
-            "system_vad": self._system_vad.to_dict(), "user_vad": self._user_vad.to_dict()}
+        values = {"sampling": asdict(self._engine.sampling), **self._talk.to_dict()}
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary,
@@ -177,15 +144,10 @@ class Session:
         tensors = dict(iterate_tensors(header))
         try:
             values = json.loads(header.metadata[_SESSION])
-            vad, turns = VadConfig(**values["vad"]), TurnConfig(**values["turns"])
-            session = cls(model, SamplingConfig(**values["sampling"]), turns=turns, vad=vad)
+            session = cls(model, SamplingConfig(**values["sampling"]))
             session._load_state(_unprefixed("engine", tensors))
             session._codec.load_dict(_unprefixed("codec", tensors))
-            session.index = values["index"]
-            session._reader = RowReader.from_dict(model.tokenizer, values["reader"])
-            session._turns = TurnTracker.from_dict(values["tracker"], turns)
-            session._system_vad = EnergyVad.from_dict(values["system_vad"], vad)
-            session._user_vad = EnergyVad.from_dict(values["user_vad"], vad)
+            session._talk = Conversation.from_dict(values, model.tokenizer, session.layout, session.delay)
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{path}: stored from a session of another model or version; use that one") from None
         return session
@@ -198,19 +160,34 @@ class Session:
         device = self._engine.device
         self._state = StreamState.from_dict({name: value.to(device) for name, value in tensors.items()})
 
-    def _advance(self, pcm: np.ndarray, forced_text: torch.Tensor | None = None,
-                 forced_system: torch.Tensor | None = None) -> tuple[np.ndarray, FrameOut, np.ndarray]:
-        """One frame through codec, model and codec; gives the user's codes [n_user], tokens and sound [1920]."""
+    def _advance(self, pcm: np.ndarray, forced_text: torch.Tensor | None = None, forced_system: torch.Tensor | None = None,
+                 listen: bool = False) -> tuple[np.ndarray, FrameOut, np.ndarray]:
+        """One frame through codec, model and codec; gives the user's codes [n_user], tokens and sound [1920].
+
+        With `listen` the policy hears the user's frame and steers the model's step.
+        """
         pcm_11S = torch.from_numpy(pcm)[None, None].to(self._engine.device)
         user_codes = self._codec.encode_frame(pcm_11S)[:, : self.layout.n_user]
+        heard = user_codes[0].cpu().numpy()
+        steering = self._talk.hear(pcm, heard) if listen else Steering()
+        tokenizer = self._model.tokenizer
+        if steering.silent_codes:
+            forced_system = self._silence()
         self._state, out = self._engine.step(
-            self._state, user_codes, forced_text=forced_text, forced_system=forced_system)
+            self._state, user_codes, forced_text=forced_text, forced_system=forced_system,
+            text_bias=bias_of([steering], tokenizer.vocab_size, tokenizer.pad_id, tokenizer.epad_id))
         if bool(out.ready[0]):
             decoded = self._codec.decode_frame(out.tokens[:, self.layout.system_rows])
             system_pcm = decoded[0, 0].float().cpu().numpy()
         else:
             system_pcm = np.zeros(FRAME_SAMPLES, dtype=np.float32)
-        return user_codes[0].cpu().numpy(), out, system_pcm
+        return heard, out, system_pcm
+
+    def _silence(self) -> torch.Tensor:
+        """The codes of a silent frame [1, n_system]."""
+        if self._silent_K is None:
+            self._silent_K = silent_codes(self._model, self._engine.device)
+        return self._silent_K[None]
 
     def _live_through(self, prompt: Prompt) -> None:
         """Forces the frames of the prompt, voice first, each part followed by a gap of silence."""
@@ -231,6 +208,11 @@ class Session:
         silence = np.zeros(FRAME_SAMPLES, dtype=np.float32)
         for frame, token in enumerate(text):
             self._advance(silence, torch.tensor([token], device=device), codes_1KT[:, :, frame])
+
+
+def silent_codes(model: LoadedModel, device: torch.device) -> torch.Tensor:
+    """The codes that the model's codec gives a silence that lasts, int64 [n_system]."""
+    return model.codec.encode(torch.zeros(1, 1, frames_to_samples(8), device=device))[0, :, -1]
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from enum import Enum
 from statistics import median
 
 from duplex.errors import ConfigError
-from duplex.units import frames_to_seconds, seconds_to_frame
+from duplex.units import frames_to_seconds, seconds_to_frame, seconds_to_frames
 
 
 class EventKind(Enum):
@@ -33,6 +33,7 @@ class EventKind(Enum):
     BARGE_IN = "barge_in"  # the user starts over the system and means it: goes on, or the system stops
     YIELDED = "yielded"  # the system fell silent soon after a barge-in (time since the user's start)
     FALSE_YIELD = "false_yield"  # ... but the user said no more than a backchannel (length of what they said)
+    TRUNCATED = "truncated"  # playback was cut: the rest of what the system was saying is not heard
     RESUMED = "resumed"  # first system speech after it yielded (time since it fell silent)
 
 
@@ -61,7 +62,8 @@ class TurnConfig:
     pause_frames: int = 3
     """Silent frames that end a stretch of speech (0.24 s, the first multiple of a frame beyond 0.2 s)."""
     backchannel_seconds: float = 0.7
-    """User speech over the system up to this length is a backchannel when the system goes on."""
+    """User speech over the system up to this length is a backchannel when the system goes on. It may lie across the
+    grid, so that it is told by the frames that it can touch at most."""
     yield_seconds: float = 2.0
     """A system that falls silent within this time of a barge-in has yielded to it ..."""
     reaction_frames: int = 2
@@ -205,7 +207,7 @@ class TurnTracker:
     def _tell_intrusion(self, intrusion: _Intrusion, system: str | None, tell: _Tell) -> None:
         if self._user.first == intrusion.start:
             intrusion.length, intrusion.over = self._user.end - intrusion.start, not self._user.speaking
-        short = intrusion.length <= seconds_to_frame(self.config.backchannel_seconds)
+        short = intrusion.length <= seconds_to_frames(self.config.backchannel_seconds) + 1
         since_start = self._system.end - intrusion.start  # how long the system has gone on beside the user
         if intrusion.yielded is not None:
             if intrusion.over and not intrusion.judged:

@@ -66,6 +66,12 @@ def test_a_backchannel_leaves_the_system_speaking():
     assert of(events, K.OVERLAP_STOP) == [(K.OVERLAP_STOP, 26, 6)]
 
 
+def test_an_acknowledgement_may_lie_across_the_grid():
+    # 0.7 s touch ten frames at most; what touches eleven is longer.
+    assert of(run(system=[(10, 60)], user=[(20, 30)]), *INTERRUPTIONS) == [(K.BACKCHANNEL, 20, 10)]
+    assert of(run(system=[(10, 60)], user=[(20, 31)]), *INTERRUPTIONS) == [(K.BARGE_IN, 20, None)]
+
+
 def test_a_barge_in_that_the_system_yields_to():
     events = run(system=[(10, 30), (60, 80)], user=[(20, 50)])
     assert of(events, *INTERRUPTIONS) == [(K.BARGE_IN, 20, None), (K.YIELDED, 30, 10), (K.RESUMED, 60, 30)]
@@ -118,8 +124,8 @@ def test_a_system_that_starts_over_the_user_is_counted_and_has_no_latency():
 
 
 def test_the_end_of_the_recording_is_no_yield():
-    events = run(system=[(10, 40)], user=[(30, 40)], frames=40)
-    assert of(events, *INTERRUPTIONS) == [(K.BARGE_IN, 30, None)]
+    events = run(system=[(10, 40)], user=[(28, 40)], frames=40)
+    assert of(events, *INTERRUPTIONS) == [(K.BARGE_IN, 28, None)]
     assert of(events, K.SYSTEM_STOP) == [(K.SYSTEM_STOP, 40, 30)]
 
 
