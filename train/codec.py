@@ -40,6 +40,7 @@ STEPS_PER_FRAME = 4  # phone labels: 20 ms each
 HEAD_WINDOW, HEAD_BANDS, HEAD_HOP = 1024, 80, 240  # the encoder stage's spectrogram: the loss's own, every 10 ms
 MEL_STEPS = 4  # of 10 ms in a step of the encoder's rate, 40 ms
 
+
 @dataclass(frozen=True)
 class CodecTraining:
     """The [train] table of a codec recipe."""
@@ -144,7 +145,7 @@ class CodecTrainer(nn.Module):
             cosine = F.cosine_similarity(guess[batch.known], batch.features[batch.known], dim=-1)
             terms["distill"] = 1 - cosine.mean()
             total = total + settings.distill * terms["distill"]
-        if batch.phones is not None:
+        if batch.phones is not None and (batch.phones >= 0).any():
             guess = self.to_phones(spoken.transpose(1, 2)).unflatten(-1, (STEPS_PER_FRAME, len(PHONES)))
             terms["phones"] = F.cross_entropy(guess.flatten(0, 2), batch.phones.flatten(), ignore_index=-1)
             total = total + settings.phones * terms["phones"]

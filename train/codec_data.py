@@ -20,6 +20,7 @@ from train.corpus.voices import resample_mono
 TEACHER_HOP = 480  # the teacher gives one vector for 20 ms
 TEACHER_RATE = 16_000
 WINDOW_SECONDS = 30.0
+SYSTEM_SPEAKER = "hibari:heart"
 
 
 def whisper_encoder(folder: str | Path, threads: int = 1):
@@ -134,8 +135,8 @@ class Crops:
         self.bank, self.system_share, self.stretch = bank, system_share, stretch
         groups: dict[str, list[int]] = {"system": [], "other": []}
         for i, clip in enumerate(bank.clips):
-            own_voice = clip.engine == "hibari" and "*" not in clip.speaker
-            groups["system" if own_voice and (clip.role == "system" or not lines_only) else "other"].append(i)
+            own = clip.role == "system" or (clip.speaker == SYSTEM_SPEAKER and not lines_only)
+            groups["system" if own else "other"].append(i)
         self.groups = {k: (np.array(v), np.cumsum(_shares(bank.clips, v))) for k, v in groups.items() if v}
         self.teacher = FrameLabels(teacher, "features.npy") if teacher else None
         self.phones = FrameLabels(phones, "labels.npy") if phones else None

@@ -4,13 +4,15 @@
 
 Encoding whole dialogues spends most of its time on silence and gives each clip few chances to meet another. The codec is
 causal with a short memory, so a clip that is encoded once, between silences, can be laid into a background of encoded
-silence or noise. The user's clips are encoded at every noise level with gains of their own; the system's clips clean and
-frame-aligned. Validation stays on encoded sound (train.prepare).
+silence or noise. The user's clips are encoded with gains of their own, every speaker at one of the noise levels (another one
+in each pass); the system's clips clean and frame-aligned. Held-out speakers are left out. Validation stays on encoded sound
+(train.prepare).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -23,10 +25,14 @@ import torch
 from duplex.codec import MimiCodec
 from duplex.errors import InputError
 from duplex.text import TextTokenizer, Word, words_to_row
-from duplex.units import FRAME_SAMPLES, SAMPLE_RATE, seconds_to_frame, seconds_to_frames
+from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE, seconds_to_frame, seconds_to_frames
 from train import cli
 from train.corpus.bank import Bank, Clip
+from train.corpus.casting import anybody
 from train.corpus.dialogue import Composer, Plan
+from train.corpus.exchange import split_key
+from train.corpus.speakers import HELD_OUT
+from train.corpus.style import gain_range
 from train.files import replace_file, trained_codec
 from train.prepare import part_of
 from train.shards import fingerprint
@@ -36,6 +42,7 @@ LEVELS_DB = (None, -66.0, -52.0)  # noise in the user's channel; None: digital s
 GAP = SAMPLE_RATE  # silence between the clips of a stream
 TRAIL = 12  # frames kept after a clip: what silence sounds like to a codec that still remembers speech
 STREAM = 40 * SAMPLE_RATE
+HEARD_DELAY = 0.48
 
 
 def noise(rng: np.random.Generator, level: int, length: int) -> np.ndarray:
@@ -44,13 +51,22 @@ def noise(rng: np.random.Generator, level: int, length: int) -> np.ndarray:
     return np.zeros(length, np.float32) if db is None else rng.standard_normal(length).astype(np.float32) * 10 ** (db / 20)
 
 
-def streams(bank: Bank, seed: int) -> list[tuple[str, int, list[Clip]]]:
+def level_of(speaker: str, turn: int) -> int:
+    """The noise level at which a speaker's clips are encoded in a pass; sounds, which have no speaker, belong to any."""
+    return (hashlib.sha256(speaker.encode()).digest()[0] + turn) % len(LEVELS_DB)
+
+
+def streams(bank: Bank, seed: int, passes: int = 1) -> list[tuple[str, int, list[Clip]]]:
     """(role, level, clips) of each stretch of sound that is encoded in one go, in a fixed random order."""
     rng = np.random.default_rng(seed)
     jobs: list[tuple[str, int, list[Clip]]] = []
+    users = [c for c in bank.clips if c.role == "user" and c.speaker not in HELD_OUT]
     for role, levels in (("system", (0,)), ("user", range(len(LEVELS_DB)))):
         for level in levels:
-            clips = [c for c in bank.clips if c.role == role]
+            if role == "system":
+                clips = [c for c in bank.clips if c.role == role]
+            else:
+                clips = [c for c in users if anybody(c.text) or level in (level_of(c.speaker, n) for n in range(passes))]
             current: list[Clip] = []
             filled = 0
             for i in rng.permutation(len(clips)):
@@ -75,7 +91,8 @@ def encode_stream(bank: Bank, codec: MimiCodec, role: str, level: int, clips: li
         if role == "system":
             pad = -at % FRAME_SAMPLES
         else:
-            samples, pad = samples * 10 ** (rng.uniform(-14, 4) / 20), int(rng.integers(0, FRAME_SAMPLES))
+            gain = 10 ** (rng.uniform(*gain_range(split_key(clip.text)[1])) / 20)
+            samples, pad = samples * gain, int(rng.integers(0, FRAME_SAMPLES))
         first = (at + pad) // FRAME_SAMPLES
         frames = -(-(at + pad + len(samples)) // FRAME_SAMPLES) - first + TRAIL
         places.append([clip.engine, clip.offset, first, frames])
@@ -94,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--codebooks", type=int, default=8)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part", default="0/1", help="I/N: do every N-th stream only (N commands share the work)")
+    parser.add_argument("--passes", type=int, default=1, choices=range(1, len(LEVELS_DB) + 1),
+                        help="noise levels at which each user clip is encoded")
     parser.add_argument("--seed", type=int, default=0)
     cli.add_threads(parser)
     return cli.run(parser, run, argv)
@@ -113,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
             sound = noise(np.random.default_rng((args.seed, level)), level, STREAM)
             codes = codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16)
             _save(args.out / f"background-{level}.npz", codes=codes)
-    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed)) if n % count == index]
+    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed, args.passes)) if n % count == index]
     started = time.monotonic()
     for done, (number, (role, level, clips)) in enumerate(jobs, 1):
         path = args.out / f"stream-{number:05d}.npz"
@@ -183,7 +202,7 @@ class CodedBank:
         return self.streams[clip.stream][:, clip.first : clip.first + clip.frames]
 
     def render(self, plan: Plan, level: int, frames: int, tokenizer: TextTokenizer, rng: np.random.Generator) -> np.ndarray:
-        """A plan as codes int64 [1 + 2K, frames]."""
+        """A plan as codes int64 [1 + 2K + 1, frames]; the last row is what the user said (see `heard_row`)."""
         text = words_to_row(plan.system_words, frames, tokenizer)
         tracks = {"system": self._background(0, frames, rng), "user": self._background(level, frames, rng)}
         for placement in plan.placements:
@@ -196,7 +215,8 @@ class CodedBank:
                 codes = np.concatenate([codes[:, :cut], silence, codes[:, cut:]], 1)
             part = codes[:, : max(0, frames - at)]
             tracks[placement.speaker][:, at : at + part.shape[1]] = part
-        return np.concatenate([text[None], tracks["system"], tracks["user"]]).astype(np.int64)
+        heard = heard_row(plan.user_words, frames, tokenizer)
+        return np.concatenate([text[None], tracks["system"], tracks["user"], heard[None]]).astype(np.int64)
 
     def _background(self, level: int, frames: int, rng: np.random.Generator) -> np.ndarray:
         """A random stretch of a level's background [K, frames], repeated where it is too short; past its first second."""
@@ -222,26 +242,38 @@ class CodedLibrary:
 
 
 
+def heard_row(words: list[Word], frames: int, tokenizer: TextTokenizer) -> np.ndarray:
+    """The user's words as a text row int64 [frames], `HEARD_DELAY` later than they begin: by then each has been heard.
+
+    A target for training alone: a model that must name what it hears learns to listen sooner than from answers.
+    """
+    later = [Word(w.text.strip(",.?!").lower(), w.start + HEARD_DELAY, w.end + HEARD_DELAY) for w in words]
+    return words_to_row([w for w in later if w.text and w.end < frames * FRAME_SECONDS], frames, tokenizer)
+
+
 class ComposedSource:
     """Endless training dialogues: sample number p is a fresh plan, rendered in codes, from which a crop is taken.
 
     A sample depends on (seed, p), the bank and the recipe alone, so a resumed run sees what it would have seen.
     """
 
-    def __init__(self, bank: CodedBank, tokenizer: TextTokenizer, recipe: DialogueRecipe, frames: int, seed: int):
-        self.bank, self.tokenizer, self.frames, self.seed = bank, tokenizer, frames, seed
+    def __init__(self, bank: CodedBank, tokenizer: TextTokenizer, recipe: DialogueRecipe, frames: int, seed: int,
+                 heard: bool = False):
+        self.bank, self.tokenizer, self.frames, self.seed, self.heard = bank, tokenizer, frames, seed, heard
         self.seconds = recipe.seconds
-        quiet = replace(recipe.phenomena, quiet_noise=0.0)  # in token space the noise is the level's
+        # In token space noise and gain are those that the clips were encoded with, and there is no echo.
+        quiet = replace(recipe.phenomena, quiet_noise=0.0, noise=0.0, echo=0.0, reverb=0.0, gain=0.0)
         self.composers = [Composer(bank.at_level(n), quiet, "train") for n in range(len(LEVELS_DB))]
         self.metadata = bank.metadata | {"vocabulary": str(tokenizer.vocab_size)}
 
     def sample(self, position: int) -> torch.Tensor:
-        """int64 [K, frames]."""
+        """int64 [K, frames]; with ``heard`` one row more (see `heard_row`)."""
         rng = np.random.default_rng((self.seed, 2, position))
         level = int(rng.integers(0, len(LEVELS_DB)))
         plan = self.composers[level].plan(f"{self.seed}:composed:{position}", self.seconds)
         total = seconds_to_frame(self.seconds)
         codes = self.bank.render(plan, level, total, self.tokenizer, rng)
+        codes = codes if self.heard else codes[:-1]
         at = int(rng.integers(0, max(0, total - self.frames) + 1))
         return torch.from_numpy(codes[:, at : at + self.frames])
 
