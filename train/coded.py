@@ -263,13 +263,16 @@ class ComposedSource:
         self.seconds = recipe.seconds
         # In token space noise and gain are those that the clips were encoded with, and there is no echo.
         quiet = replace(recipe.phenomena, quiet_noise=0.0, noise=0.0, echo=0.0, reverb=0.0, gain=0.0)
-        self.composers = [Composer(bank.at_level(n), quiet, "train") for n in range(len(LEVELS_DB))]
+        made = {n: Composer(bank.at_level(n), quiet, "train") for n in range(len(LEVELS_DB))}
+        self.composers = {n: c for n, c in made.items() if c.casting.menus}  # a small bank has no speaker at some levels
+        if not self.composers:
+            raise InputError(f"{bank.folder}: no speaker has a whole exchange; speak and encode more clips (train.speak)")
         self.metadata = bank.metadata | {"vocabulary": str(tokenizer.vocab_size)}
 
     def sample(self, position: int) -> torch.Tensor:
         """int64 [K, frames]; with ``heard`` one row more (see `heard_row`)."""
         rng = np.random.default_rng((self.seed, 2, position))
-        level = int(rng.integers(0, len(LEVELS_DB)))
+        level = list(self.composers)[int(rng.integers(0, len(self.composers)))]
         plan = self.composers[level].plan(f"{self.seed}:composed:{position}", self.seconds)
         total = seconds_to_frame(self.seconds)
         codes = self.bank.render(plan, level, total, self.tokenizer, rng)

@@ -165,7 +165,7 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, bank_folder):
         if hasattr(module, "embedding_sum"):
             torch.nn.init.normal_(module.embedding_sum)
     codec, bank = MimiCodec(mimi, config), Bank(bank_folder)
-    jobs = streams(bank, 0)
+    jobs = streams(bank, 0, passes=3)
     assert jobs[0][0] == "system" and {level for role, level, _ in jobs if role == "user"} == set(range(len(LEVELS_DB)))
     (tmp_path / "meta.json").write_text(json.dumps({"codec": "x", "codebooks": "2", "cardinality": "16"}))
     for level in range(len(LEVELS_DB)):
