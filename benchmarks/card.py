@@ -1,0 +1,298 @@
+"""The scores of a model card: every target of the default model, on held-out voices, templates and arguments.
+
+    python -m benchmarks.card --model tiny [--items 200] [--json scores.json] [--workers 2]
+
+Each row is measured beside the controls (always silent, always talking, a VAD end-pointer, an oracle) and has a 95 % bootstrap
+interval over items. Prints the table as Markdown; the last line of the output is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import codec as codec_bench
+from benchmarks import latency, record, tasks
+from benchmarks.clips import Clips
+from benchmarks.items import Item
+from benchmarks.recogniser import Recogniser
+from benchmarks.rollout import decode_codes
+from benchmarks.scoring import Score, excluded, score, values
+from benchmarks.silence import silent_runs
+from benchmarks.statistics import Estimate, mean, median, ratio
+from benchmarks.systems import ModelSystem, Response, controls
+from duplex.checkpoint import LoadedModel, load_model
+from duplex.errors import InputError
+from duplex.metrics.behaviour import onsets
+from duplex.metrics.words import errors, plain, spoken_words
+from duplex.vad import activity
+from infer import cli
+
+Scores = dict[str, list[Score]]
+"""{task: one score an item}."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the card: what is measured, the target, and which measure of which tasks it is."""
+
+    name: str
+    what: str
+    unit: str
+    target: float | None
+    at_most: bool
+    measure: str = ""
+    tasks: tuple[str, ...] = ()
+    """None: the row has a measurement of its own."""
+
+    def met(self, value: float | None) -> bool | None:
+        """Whether a value meets the target; None without a target. Never (None) meets none."""
+        if self.target is None:
+            return None
+        return value is not None and (value <= self.target if self.at_most else value >= self.target)
+
+    def estimate(self, scores: Scores) -> Estimate:
+        """Median of times, share of everything else, over the items of all its tasks."""
+        found = [value for task in self.tasks for value in values(scores[task], self.measure)]
+        return median(found) if self.unit == "s" else mean(found)
+
+
+ROWS = (
+    Row("right", "right answer, by its own text", "%", 0.85, False, "right", ("turn",)),
+    Row("takes_turn", "smooth turn-taking: takes the turn", "%", 0.95, False, "takes_turn", ("turn",)),
+    Row("response_s", "smooth turn-taking: median response", "s", 0.6, True, "response_s", ("turn",)),
+    Row("pause_takes_over", "pause inside a user turn: wrongly takes over", "%", 0.10, True, "takes_over", ("pause",)),
+    Row("pause_right", "pause inside a user turn: right answer afterwards", "%", None, False, "right", ("pause",)),
+    Row("speaking", "was speaking when interrupted, so that it could be", "%", None, False, "speaking", ("interruption",)),
+    Row("stop_s", "user barges in: median time until silent", "s", 0.5, True, "stop_s", ("interruption",)),
+    Row("stop_right", "user barges in: answers the new request", "%", 0.85, False, "right", ("interruption",)),
+    Row("goes_on", "user backchannels: goes on speaking", "%", 0.90, False, "goes_on", ("backchannel",)),
+    Row("recall", "name and revised order, asked for after 30 s", "%", 0.80, False, "right", ("name_recall", "order_recall")),
+    Row("name_recall", "… the name", "%", None, False, "right", ("name_recall",)),
+    Row("order_recall", "… the revised order", "%", None, False, "right", ("order_recall",)),
+    Row("loop", "answers that repeat a phrase", "%", None, True, "loop", ("turn", "pause", "interruption", "backchannel")),
+    Row("silence", "silence: speaks unasked", "%", 0.05, True, "spoke", ("silence",)),
+)
+SPOKEN = Row("spoken_wer", "spoken answer against its own text: WER", "%", 0.15, True)
+CODEC_WER = Row("codec_wer_points", "codec, system voice: WER on reconstructions minus on originals, points", "", 3.0, True)
+CODEC_STOI = Row("codec_stoi", "codec, system voice: STOI", "", 0.85, False)
+FRAME = Row("frame_p99_ms", "one 80 ms frame, codec and model, p99 on one CPU core", "ms", 40.0, True)
+CONVERSATIONS = ("turn", "pause", "interruption", "backchannel", "name_recall", "order_recall")
+
+
+class Clock:
+    """Says on stderr what is going on and how long it took."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.spent: dict[str, float] = {}
+
+    def done(self, what: str) -> None:
+        now = time.monotonic()
+        self.spent[what] = round(now - self.last, 1)
+        print(f"{now - self.start:6.0f} s  {what} ({now - self.last:.0f} s)", file=sys.stderr, flush=True)
+        self.last = now
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures all rows and prints the card."""
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"{args.json}: there is no such folder; make it first")
+    clock, model, clips = Clock(), load_model(args.model), Clips(args.clips_folder)
+    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
+    counts = {task: max(1, args.items // 2) if task.endswith("recall") else args.items for task in CONVERSATIONS}
+    chosen = [task for task in CONVERSATIONS if task not in args.skip]
+    made = {task: tasks.make(clips, task, counts[task], args.seed) for task in chosen}
+    clock.done(f"{sum(map(len, made.values()))} items made")
+    systems = {"model": _Pool(args, model), **{control.name: control for control in controls(clips)}}
+    scored: dict[str, Scores] = {name: {} for name in systems}
+    responses: dict[str, list[Response]] = {}
+    for task, items in made.items():
+        for name, system in systems.items():
+            given = system.respond(items)
+            scored[name][task] = [score(item, response) for item, response in zip(items, given, strict=True)]
+            if name == "model":
+                responses[task] = given
+                clock.done(task)
+    if "silence" not in args.skip:
+        rooms = tasks.rooms(args.silence_seconds, args.seed)
+        scored["model"]["silence"] = silence(model, rooms, args.items, args.seed)
+        for control in systems.values():
+            if control.name != "model":
+                scored[control.name]["silence"] = [_unasked(control.respond([_room(room)])[0]) for room in rooms]
+        clock.done(f"{args.items} runs of {args.silence_seconds:.0f} s of silence")
+    rows = [_row(row, {name: row.estimate(s).to_dict() for name, s in scored.items()}) for row in ROWS
+            if all(task in scored["model"] for task in row.tasks)]
+    if recogniser is not None and "turn" in made:
+        rows.insert(1, _row(SPOKEN, {"model": spoken_against_text(responses["turn"], recogniser).to_dict()}))
+        clock.done("recogniser on the answers")
+    if "codec" not in args.skip:
+        measured = codec_bench.scores(model.codec, codec_bench.lines(clips, args.items, args.seed, "system"), recogniser)
+        rows.insert(0, _row(CODEC_STOI, {"model": measured["stoi"]}))
+        if recogniser is not None:
+            rows.insert(0, _row(CODEC_WER, {"model": measured["wer_points"]}))
+        clock.done("codec")
+    if "latency" not in args.skip:
+        rows.append(_row(FRAME, {"model": frame_latency(model)}))
+        clock.done("latency")
+    out = {task: {"items": len(s), "excluded": excluded(s)} for task, s in scored["model"].items()}
+    result = record.stamp("card", args.seed, model=_name(args.model), sampling=asdict(model.sampling), items=args.items,
+                          engines=clips.versions, recogniser=recogniser.name if recogniser else None, seconds=clock.spent,
+                          rows=rows, tasks=out, scenarios=by_scenario(made, scored["model"]),
+                          details=details(made, scored["model"]))
+    print(table(result), flush=True)
+    record.write(args.json, result)
+    record.refuse_excluded(out)
+    print(json.dumps({key: value for key, value in result.items() if key != "details"}))
+
+
+class _Pool:
+    """The model in this process, or in several: each has its own copy and a share of the items."""
+
+    name = "model"
+
+    def __init__(self, args: argparse.Namespace, model: LoadedModel):
+        self.system = ModelSystem(model, seed=args.seed, batch=args.batch)
+        self.args, self.workers = args, args.workers
+
+    def respond(self, items: Sequence[Item]) -> list[Response]:
+        if self.workers == 1 or len(items) < 2 * self.workers:
+            return self.system.respond(items)
+        parts = [list(items[n :: self.workers]) for n in range(self.workers)]
+        jobs = [(self.args.model, self.args.seed, self.args.batch, part) for part in parts]
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+            found = list(pool.map(_respond, jobs))
+        merged: list[Response | None] = [None] * len(items)
+        for n, part in enumerate(found):
+            merged[n :: self.workers] = part
+        return merged  # type: ignore[return-value]
+
+
+def _respond(job: tuple[str, int, int, list[Item]]) -> list[Response]:
+    source, seed, batch, items = job
+    torch.set_num_threads(1)
+    return ModelSystem(load_model(source), seed=seed, batch=batch).respond(items)
+
+
+def silence(model: LoadedModel, rooms: Sequence[np.ndarray], runs: int, seed: int) -> list[Score]:
+    """Whether the model speaks, in so many runs, shared out among rooms in which nobody does: words or sound."""
+    found: list[Score] = []
+    for number, room in enumerate(rooms):
+        seeds = [seed * 100_000 + n for n in range(number, runs, len(rooms))]
+        if not seeds:
+            continue
+        heard: dict[int, bool] = {}
+        for run in silent_runs(model, room, seeds)[0]:
+            if id(run) not in heard:
+                sound = np.zeros(0) if run.spoke_at is not None else decode_codes(model, run.codes, model.config.max_delay)
+                heard[id(run)] = run.spoke_at is not None or bool(onsets(activity(sound)))
+            found.append({"spoke": heard[id(run)]})
+    return found
+
+
+def _room(pcm: np.ndarray) -> Item:
+    return Item("silence", "silence", "silence", "nobody", 0, pcm, {}, "", ())
+
+
+def _unasked(response: Response) -> Score:
+    return {"spoke": bool(onsets(activity(response.pcm)))}
+
+
+def spoken_against_text(responses: Sequence[Response], recogniser: Recogniser) -> Estimate:
+    """Word error rate of a recogniser on what a system said, with what it wrote as the reference, over responses with words."""
+    chosen = [r for r in responses if not r.error and any(plain(w.text) for w in r.words)]
+    references = [spoken_words(" ".join(w.text for w in r.words)) for r in chosen]
+    heard = [spoken_words(text) for text in recogniser.transcribe([r.pcm for r in chosen])]
+    return ratio([errors(a, b) for a, b in zip(references, heard, strict=True)], [len(words) for words in references])
+
+
+def frame_latency(model: LoadedModel) -> dict:
+    """The p99 of a session's step in ms, over 300 frames after 100 of warm-up, on one thread; a rank, so without an interval."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        measured = latency.measure(model, 300, 100)
+    finally:
+        torch.set_num_threads(before)
+    return {"value": measured["session"]["session"]["p99_ms"], "low": None, "high": None, "n": 300}
+
+
+def _row(row: Row, systems: dict[str, dict]) -> dict:
+    model = systems["model"]
+    return {"name": row.name, "what": row.what, "unit": row.unit, "target": row.target, "at_most": row.at_most,
+            "systems": systems, "met": row.met(model["value"]) if model["n"] else None}
+
+
+def by_scenario(made: dict[str, list[Item]], scores: Scores) -> dict[str, dict]:
+    """{scenario: share of right answers} of the questions, for an analysis of errors."""
+    found: dict[str, list[bool]] = {}
+    for item, given in zip(made.get("turn", ()), scores.get("turn", ()), strict=True):
+        if given.get("right") is not None:
+            found.setdefault(item.scenario, []).append(bool(given["right"]))
+    return {name: mean(rights).to_dict() for name, rights in sorted(found.items())}
+
+
+def details(made: dict[str, list[Item]], scores: Scores) -> dict[str, list[dict]]:
+    """Every item with what was expected and what came."""
+    return {task: [{"item": item.name, "scenario": item.scenario, "speaker": item.speaker, "asked": item.asked,
+                    "expected": item.expected[0] if item.expected else None, **_finite(given)}
+                   for item, given in zip(items, scores[task], strict=True)] for task, items in made.items()}
+
+
+def _finite(given: Score) -> Score:
+    return {k: (None if isinstance(v, float) and not math.isfinite(v) else round(v, 3) if isinstance(v, float) else v)
+            for k, v in given.items()}
+
+
+def _name(source: str) -> str:
+    return Path(source).name if Path(source).is_dir() else source
+
+
+def table(result: dict) -> str:
+    """The card's table as Markdown."""
+    names = ["always silent", "always talking", "VAD end-pointer", "oracle"]
+    lines = ["| what | target | model | met | " + " | ".join(names) + " |", "|---|---:|---:|:-:|" + "---:|" * len(names)]
+    for row in result["rows"]:
+        sign, unit = ("≤" if row["at_most"] else "≥"), row["unit"]
+        target = "" if row["target"] is None else f"{sign} {record.number(row['target'], unit)}"
+        met = {True: "yes", False: "**no**", None: ""}[row["met"]]
+        others = [_short(row["systems"].get(name), unit) for name in names]
+        cells = [row["what"], target, record.cell(row["systems"]["model"], unit), met, *others]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _short(estimate: dict | None, unit: str) -> str:
+    if not estimate or not estimate["n"]:
+        return "—"
+    return "never" if estimate["value"] is None else record.number(estimate["value"], unit)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser("benchmarks.card", "Measure every row of a model card.")
+    parser.add_argument("--model", default="tiny", metavar="MODEL", help="'tiny', a checkpoint folder or a hub id")
+    parser.add_argument("--items", type=cli.at_least(5), default=200, metavar="N", help="items of each row")
+    parser.add_argument("--silence-seconds", type=cli.number(1), default=300.0, metavar="S", help="length of a silent run")
+    parser.add_argument("--skip", nargs="*", default=[], choices=[*CONVERSATIONS, "silence", "codec", "latency"],
+                        help="leave these out")
+    parser.add_argument("--batch", type=cli.at_least(1), default=64, help="conversations stepped together")
+    parser.add_argument("--workers", type=cli.at_least(1), default=1, help="processes that share the conversations")
+    parser.add_argument("--no-recogniser", action="store_true", help="leave out what needs one")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of items and sampling")
+    record.add_options(parser)
+    return cli.run(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

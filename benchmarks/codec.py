@@ -1,0 +1,173 @@
+"""What a codec keeps of speech: words, intelligibility, quality, waveform; and what it spends.
+
+    python -m benchmarks.codec --model tiny [--clips 200] [--json codec.json]
+    python -m benchmarks.codec --codec FOLDER            a folder of train.codec, or any Mimi-format weights with mimi.json
+
+Lines of the test split, by the system's voice and by held-out users, are encoded and decoded. A recogniser reads originals and
+reconstructions; the difference of its word error rates is the codec's. The last line of the output is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio.functional
+
+from benchmarks import record
+from benchmarks.clips import Clips
+from benchmarks.items import core, draw
+from benchmarks.recogniser import Recogniser
+from benchmarks.statistics import Estimate, mean, ratio
+from duplex.audio import pad_to_frames
+from duplex.checkpoint import load_model
+from duplex.codec import Codec
+from duplex.errors import InputError
+from duplex.metrics.quality import bitrate, codebook_use, si_sdr, stft_distance
+from duplex.metrics.words import errors, spoken_words
+from duplex.units import FRAME_RATE, SAMPLE_RATE
+from infer import cli
+from train.files import trained_codec
+
+WIDE = 16_000  # PESQ's wide band
+
+
+def lines(clips: Clips, count: int, seed: int, who: str) -> list[tuple[str, np.ndarray]]:
+    """(text, float32 [S]) of lines that the system says ("system") or held-out users say ("users"), all different if possible."""
+    rng, names, found = random.Random(f"codec:{seed}:{who}"), core(), {}
+    for attempt in range(50 * count):
+        exchange, _ = draw(rng, names[attempt % len(names)])
+        text = exchange.system if who == "system" else exchange.user
+        name = text if who == "system" or attempt < 25 * count else f"{text}#{attempt}"
+        if name in found:
+            continue
+        if who == "system":
+            found[name] = (text, clips.system(text).samples)
+        else:
+            found[name] = (text, clips.user(text, clips.speakers[len(found) % len(clips.speakers)], attempt % 3).samples)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def reconstruct(codec: Codec, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(sound of the same length, codes [K, T]) of one clip float32 [S]; a little silence leads in, as in a conversation."""
+    lead = np.zeros(SAMPLE_RATE // 2, np.float32)
+    padded = pad_to_frames(np.concatenate([lead, pcm, lead]))
+    codes = codec.encode(torch.from_numpy(padded)[None, None])
+    decoded = codec.decode(codes)[0, 0].float().numpy()
+    return decoded[len(lead) : len(lead) + len(pcm)], codes[0].numpy()
+
+
+def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: Recogniser | None) -> dict:
+    """Measures over clips of (text, sound): Estimates by name, and what the codebooks are used for. Clips that a measure
+    cannot take (too short for PESQ) are left out of that measure: its ``n`` says so."""
+    from pystoi import stoi
+
+    try:
+        from pesq import PesqError, pesq
+    except ImportError:  # it has no wheels and needs a C compiler to install
+        pesq = None
+    decoded, rows = [], []
+    for _, pcm in spoken:
+        sound, codes = reconstruct(codec, pcm)
+        decoded.append(sound)
+        rows.append(codes)
+    found: dict[str, list[float]] = {"stoi": [], "si_sdr_db": [], "stft": [], "pesq": []}
+    for (_, pcm), sound in zip(spoken, decoded, strict=True):
+        found["stoi"].append(float(stoi(pcm, sound, SAMPLE_RATE)))
+        found["si_sdr_db"].append(si_sdr(pcm, sound))
+        found["stft"].append(stft_distance(pcm, sound))
+        if pesq is not None:
+            wide = [torchaudio.functional.resample(torch.from_numpy(x), SAMPLE_RATE, WIDE).numpy() for x in (pcm, sound)]
+            try:
+                found["pesq"].append(float(pesq(WIDE, *wide, "wb")))
+            except PesqError:
+                continue
+    result: dict = {name: mean(values).to_dict() for name, values in found.items()}
+    codes_KT = np.concatenate(rows, 1)
+    use = codebook_use(codes_KT, codec.cardinality)
+    result |= {"codebooks": codec.n_codebooks, "cardinality": codec.cardinality, "clips": len(spoken), "use": use,
+               "nominal_bits_per_s": bitrate(codec.n_codebooks, codec.cardinality),
+               "entropy_bits_per_s": FRAME_RATE * sum(book["bits"] for book in use)}
+    if recogniser is not None:
+        texts = [text for text, _ in spoken]
+        result |= {name: estimate.to_dict() for name, estimate in word_errors(
+            texts, recogniser.transcribe([pcm for _, pcm in spoken]), recogniser.transcribe(decoded)).items()}
+    return result
+
+
+def word_errors(texts: Sequence[str], originals: Sequence[str], reconstructions: Sequence[str]) -> dict[str, Estimate]:
+    """Word error rates of the originals, of the reconstructions, and their difference (in points of 100), over all clips."""
+    references = [spoken_words(text) for text in texts]
+    counts = [len(words) for words in references]
+    before, after = ([errors(words, spoken_words(heard)) for words, heard in zip(references, side, strict=True)]
+                     for side in (originals, reconstructions))
+    more = ratio([100 * (b - a) for a, b in zip(before, after, strict=True)], counts)
+    return {"wer_original": ratio(before, counts), "wer": ratio(after, counts), "wer_points": more}
+
+
+def open_codec(args: argparse.Namespace) -> Codec:
+    """The codec of a model, or of a folder with mimi.safetensors and mimi.json."""
+    if args.codec is None:
+        return load_model(args.model).codec
+    folder = Path(args.codec)
+    if not (folder / "mimi.json").is_file():
+        raise InputError(f"{folder}: no mimi.json; give a folder with mimi.safetensors and mimi.json, or a model with --model")
+    return trained_codec(folder, args.codebooks)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints a table."""
+    codec = open_codec(args)
+    clips = Clips(args.clips_folder)
+    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
+    result = record.stamp("codec", args.seed, model=str(args.codec or args.model), engines=clips.versions) | {"voices": {}}
+    for who in ("system", "users"):
+        print(f"{who}: {args.clips} clips", file=sys.stderr, flush=True)
+        result["voices"][who] = scores(codec, lines(clips, args.clips, args.seed, who), recogniser)
+    print(table(result))
+    record.write(args.json, result)
+    print(json.dumps(result))
+
+
+MEASURES = (("wer_points", "WER on reconstructions minus WER on originals", "points"), ("wer", "WER on reconstructions", ""),
+            ("wer_original", "WER on originals", ""), ("stoi", "STOI", ""), ("pesq", "PESQ, wide band", ""),
+            ("si_sdr_db", "SI-SDR", "dB"), ("stft", "multi-resolution STFT distance", ""))
+
+RATES = (("bits per second, nominal", "nominal_bits_per_s"), ("bits per second, by entropy", "entropy_bits_per_s"))
+
+
+def table(result: dict) -> str:
+    """The result as a Markdown table."""
+    voices = result["voices"]
+    rows = ["| measure | " + " | ".join(voices) + " |", "|---|" + "---:|" * len(voices)]
+    for name, what, unit in MEASURES:
+        cells = [record.cell(scores.get(name), unit) for scores in voices.values()]
+        rows.append(f"| {what} | " + " | ".join(cells) + " |")
+    for label, name in RATES:
+        rows.append(f"| {label} | " + " | ".join(f"{scores[name]:.0f}" for scores in voices.values()) + " |")
+    used = [f"{100 * np.mean([book['used'] for book in scores['use']]):.0f} %" for scores in voices.values()]
+    return "\n".join([*rows, "| codebook entries used, mean | " + " | ".join(used) + " |"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser("benchmarks.codec", "Measure what a codec keeps of speech.")
+    parser.add_argument("--model", default="tiny", help="model whose codec it is")
+    parser.add_argument("--codec", metavar="FOLDER", help="a codec alone: mimi.safetensors and mimi.json")
+    parser.add_argument("--codebooks", type=cli.at_least(1), default=8, help="codebooks to use of --codec")
+    parser.add_argument("--clips", type=cli.at_least(1), default=200, help="clips of each kind of voice")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of the choice of clips")
+    parser.add_argument("--no-recogniser", action="store_true", help="leave the word error rates out")
+    record.add_options(parser)
+    return cli.run(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

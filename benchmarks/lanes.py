@@ -1,0 +1,214 @@
+"""Ways to process one frame, each timing its own stages, to be run side by side in one process.
+
+Stages: `resample` (a device's 48 kHz to 24 kHz), `encode`, `temporal` (embeddings, temporal transformer, text head), `depth`,
+`sampling`, `model` (the whole step), `decode`, `playout` (in and out of the jitter buffer), `together` (all of them).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from duplex import engine as engine_module
+from duplex.audio import resample
+from duplex.checkpoint import LoadedModel
+from duplex.codec import MimiCodec
+from duplex.engine import Engine
+from duplex.errors import InputError
+from duplex.fast import lm as native
+from duplex.playout import PlayoutBuffer
+from duplex.session import Session
+from duplex.streams import StreamLayout
+from duplex.units import FRAME_SAMPLES
+
+STAGES = ("encode", "model", "decode")
+MODEL_STAGES = ("temporal", "depth", "sampling")
+DEVICE_RATE = 48_000
+
+
+class Lane:
+    """One way to process a frame; gives the seconds that its stages took."""
+
+    def __init__(self, name: str, model: LoadedModel):
+        self.name, self.layout = name, StreamLayout.from_config(model.config)
+        self.device = model.lm.text_linear.weight.device
+
+    def timed(self, call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+        """The result of a call and the seconds until it is there; an accelerator is waited for."""
+        start = time.perf_counter()
+        result = call(*arguments)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return result, time.perf_counter() - start
+
+    def pcm_11S(self, pcm: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(pcm)[None, None].to(self.device)
+
+    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class StagesLane(Lane):
+    """The parts of this library, called one after another as a live end calls them."""
+
+    def __init__(self, model: LoadedModel, name: str = "stages"):
+        super().__init__(name, model)
+        self.codec, self.engine = model.codec.stream(1), model.engine()
+        self.parts = _parts_of(self.engine)
+        self.state = self.engine.init_state()
+        self.playout = PlayoutBuffer()
+
+    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+        at_device = np.repeat(pcm, DEVICE_RATE // 24_000)[None]
+        _, resampling = self.timed(resample, at_device, DEVICE_RATE)
+        codes, encode = self.timed(self.codec.encode_frame, self.pcm_11S(pcm))
+        with self.parts as parts:
+            (self.state, out), step = self.timed(self.engine.step, self.state, codes[:, : self.layout.n_user])
+        if not bool(out.ready[0]):  # within the acoustic delay, which the warm-up covers
+            return {}
+        sound, decode = self.timed(self.codec.decode_frame, out.tokens[:, self.layout.system_rows])
+        _, playout = self.timed(self._play, sound[0, 0].float().cpu().numpy())
+        return {"resample": resampling, "encode": encode, **parts, "model": step, "decode": decode, "playout": playout,
+                "together": resampling + encode + step + decode + playout}
+
+    def _play(self, pcm: np.ndarray) -> None:
+        """A frame into the jitter buffer and four callbacks of a device out of it."""
+        self.playout.push(pcm)
+        for _ in range(4):
+            self.playout.pull(FRAME_SAMPLES // 4)
+
+
+class SessionLane(Lane):
+    """A whole session step, from samples to samples, text and events."""
+
+    def __init__(self, model: LoadedModel):
+        super().__init__("session", model)
+        self.session = Session(model)
+
+    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+        return {"session": self.timed(self.session.step, pcm)[1]}
+
+
+class MoshiLane(Lane):
+    """The `moshi` package on a copy of the same weights: its streaming Mimi and its LMGen."""
+
+    def __init__(self, model: LoadedModel):
+        super().__init__("moshi", model)
+        if not isinstance(model.codec, MimiCodec):
+            raise InputError("--reference moshi: the model's codec is not a Mimi; leave the option out")
+        if model.config.dep_q != self.layout.n_system:
+            raise InputError("--reference moshi: this model predicts the user too, which LMGen would do in each frame and a "
+                             "session does not; leave the option out")
+        from moshi.models import LMGen, loaders
+
+        settings = {key: value for key, value in model.config.to_dict().items() if key != "n_user"}
+        dtype = model.lm.text_linear.weight.dtype
+        lm = loaders.get_moshi_lm(None, settings, device=self.device, dtype=dtype).eval()
+        lm.load_state_dict(model.lm.state_dict(), strict=True)
+        s, config = model.sampling, model.config
+        self.lm = LMGen(lm, use_sampling=not s.greedy, temp=s.audio_temperature, temp_text=s.text_temperature,
+                        top_k=min(s.audio_top_k, config.card), top_k_text=min(s.text_top_k, config.text_card))
+        self.mimi = copy.deepcopy(model.codec.mimi)
+        self.lm.streaming_forever(1)
+        self.mimi.streaming_forever(1)
+
+    @torch.no_grad()
+    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+        from moshi.utils.compile import no_compile
+
+        if self.device.type != "cpu":  # as the package comes
+            return self._frame(pcm)
+        with no_compile():  # on the CPU the package itself compiles no more than one norm, with a C++ compiler
+            return self._frame(pcm)
+
+    def _frame(self, pcm: np.ndarray) -> dict[str, float]:
+        codes, encode = self.timed(self.mimi.encode, self.pcm_11S(pcm))
+        tokens, step = self.timed(self.lm.step, codes[:, : self.layout.n_user])
+        if tokens is None:
+            return {}
+        _, decode = self.timed(self.mimi.decode, tokens[:, self.layout.system_rows])
+        return {"encode": encode, "model": step, "decode": decode, "together": encode + step + decode}
+
+
+def _parts_of(engine: Engine) -> _Parts:
+    if isinstance(engine, native.NativeEngine):
+        return _NativeParts(engine)
+    return _PlainParts(engine) if type(engine) is Engine and engine.device.type == "cpu" else _Parts()
+
+
+class _Parts:
+    """Seconds of the stages inside one step of an engine; a context manager around the step. This one knows none."""
+
+    def __enter__(self) -> dict[str, float]:
+        return {}
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _NativeParts(_Parts):
+    """The native step says itself when a stage begins; the clock is ours."""
+
+    def __init__(self, engine: native.NativeEngine) -> None:
+        engine.set_mark(self._begins)
+
+    def __enter__(self) -> dict[str, float]:
+        self._seconds = dict.fromkeys(MODEL_STAGES, 0.0)
+        self._stage, self._since = "other", time.perf_counter()
+        return self._seconds
+
+    def _begins(self, number: int) -> None:
+        now = time.perf_counter()
+        if self._stage in self._seconds:
+            self._seconds[self._stage] += now - self._since
+        self._stage, self._since = native.STAGES[number], now
+
+
+class _PlainParts(_Parts):
+    """The plain engine calls modules and functions, which are replaced by timed ones during the step."""
+
+    def __init__(self, engine: Engine) -> None:
+        model = engine.model
+        self._places: list[tuple[Any, str, str]] = [
+            (model, "embed", "temporal"), (model.transformer, "step", "temporal"), (model, "depth_step", "depth"),
+            (engine_module, "pick", "sampling"), (engine_module, "discourage", "sampling"),
+            (engine_module, "uniform_noise", "sampling"), (engine_module, "remember", "sampling")]
+
+    def __enter__(self) -> dict[str, float]:
+        seconds = dict.fromkeys(MODEL_STAGES, 0.0)
+        self._open = _replaced(self._places, seconds)
+        self._open.__enter__()
+        return seconds
+
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(None, None, None)
+
+
+@contextmanager
+def _replaced(places: list[tuple[Any, str, str]], seconds: dict[str, float]) -> Iterator[None]:
+    def timed(call: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*arguments, **named)
+            seconds[stage] += time.perf_counter() - start
+            return result
+
+        return run
+
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in places]
+    for owner, name, stage in places:
+        setattr(owner, name, timed(getattr(owner, name), stage))
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if value is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)

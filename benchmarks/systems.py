@@ -1,0 +1,192 @@
+"""Whatever can be put to the test: it is played recordings and gives back its sound, and its words where it tells them.
+
+A checkpoint, a running server (`benchmarks.remote`), a folder of finished outputs, and the controls that every table needs: a
+system that is always silent, one that always talks, one that waits for 0.7 s of silence as a turn-based assistant does, and an
+oracle that knows what happens and does the right thing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from benchmarks.clips import Clips
+from benchmarks.items import Item
+from benchmarks.rollout import rollouts
+from duplex.audio import read_audio, to_mono
+from duplex.checkpoint import LoadedModel
+from duplex.config import SamplingConfig
+from duplex.errors import InputError
+from duplex.text import Word
+from duplex.units import FRAME_SAMPLES, seconds_to_samples
+from duplex.vad import EnergyVad
+
+END_POINT_FRAMES = 9  # 0.72 s, the first multiple of a frame beyond 0.7 s
+CANNED = "i am duplex. i can count, add numbers and tell stories."
+TALK = ("one night, a little star fell into a garden. a girl put it in a glass of water and gave it a name. in the morning the "
+        "star was gone, but the water never stopped to shine.")
+TOLERANCE = 0.17  # seconds by which an output may be longer or shorter than its input
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a system did with one item."""
+
+    pcm: np.ndarray
+    """float32 [T * 1920], as long as the item's recording."""
+    words: tuple[Word, ...] = ()
+    """Its own text with times, where it gives one."""
+    error: str = ""
+    """Why this item cannot be scored; it is then left out of the means, and counted."""
+
+
+class System(Protocol):
+    """Something that converses."""
+
+    name: str
+    has_text: bool
+    """Does it tell its words itself (an inner monologue or a transcript)?"""
+
+    def respond(self, items: Sequence[Item]) -> list[Response]:
+        """One response an item, in order. Never raises for a single item: its response says what is wrong."""
+        ...
+
+
+class ModelSystem:
+    """A checkpoint on this machine, many conversations at once."""
+
+    has_text = True
+
+    def __init__(self, model: LoadedModel, name: str = "model", sampling: SamplingConfig | None = None, batch: int = 64,
+                 seed: int = 0, progress: Callable[[int, int], None] | None = None):
+        self.model, self.name, self.sampling, self.batch, self.seed, self.progress = model, name, sampling, batch, seed, progress
+
+    def respond(self, items: Sequence[Item]) -> list[Response]:
+        found = rollouts(self.model, [item.user for item in items], [self.seed * 100_000 + item.seed for item in items],
+                         sampling=self.sampling, batch=self.batch, progress=self.progress)
+        return [Response(run.pcm, run.words, "" if np.isfinite(run.pcm).all() else "the system's sound is not finite")
+                for run in found]
+
+
+class FolderSystem:
+    """Finished outputs: ``{folder}/{task}/{id}/output.wav`` as long as the input, with ``output.json`` for the words."""
+
+    def __init__(self, folder: str | Path, name: str | None = None):
+        self.folder = Path(folder)
+        self.name = name or self.folder.name
+        if not self.folder.is_dir():
+            raise InputError(f"{folder}: no such folder; give one with {{task}}/{{id}}/output.wav in it")
+        self.has_text = next(self.folder.glob("*/*/output.json"), None) is not None
+
+    def respond(self, items: Sequence[Item]) -> list[Response]:
+        return [self._read(item) for item in items]
+
+    def _read(self, item: Item) -> Response:
+        folder = self.folder / item.name
+        try:
+            pcm = to_mono(read_audio(folder / "output.wav"))
+            words = read_chunks(folder / "output.json") if (folder / "output.json").exists() else ()
+        except InputError as error:
+            return Response(np.zeros(len(item.user), np.float32), error=str(error))
+        off = (len(pcm) - len(item.user)) / 24_000
+        if abs(off) > TOLERANCE:
+            kind = "longer" if off > 0 else "shorter"
+            wrong = (f"{folder / 'output.wav'}: {abs(off):.2f} s {kind} than its input; write it as long as the input, at the "
+                     "rate that its header says")
+            return Response(np.zeros(len(item.user), np.float32), error=wrong)
+        return Response(fitted(pcm, len(item.user)), words)
+
+
+def fitted(pcm: np.ndarray, samples: int) -> np.ndarray:
+    """Sound cut or padded with silence to a length."""
+    return np.pad(pcm[:samples], (0, max(0, samples - len(pcm)))).astype(np.float32)
+
+
+def read_chunks(path: Path) -> tuple[Word, ...]:
+    """Words of an ``output.json`` of Full-Duplex-Bench; InputError when it is none. An end that is missing is the start."""
+    try:
+        chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
+        times = [(c["text"].strip(), *c["timestamp"]) for c in chunks]
+        return tuple(Word(text, float(start), float(start if end is None else end)) for text, start, end in times)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or 'it must hold {"chunks": [{"text", "timestamp": [start, end]}]}'
+        raise InputError(f"{path}: cannot be read ({reason}); write it again") from None
+
+
+class Control:
+    """A system that follows a simple rule. ``rule`` gives the lines that it says in an item: (start, end, name) in seconds."""
+
+    has_text = True
+
+    def __init__(self, name: str, clips: Clips, rule: Callable[[Item], list[tuple[float, float, str]]]):
+        self.name, self.clips, self.rule = name, clips, rule
+
+    def respond(self, items: Sequence[Item]) -> list[Response]:
+        return [self._perform(item) for item in items]
+
+    def _perform(self, item: Item) -> Response:
+        track, words = np.zeros(len(item.user), np.float32), []
+        for start, end, name in self.rule(item):
+            said = self.clips.system(name)
+            if said is None:
+                continue
+            first = seconds_to_samples(start)
+            part = said.samples[: max(0, min(seconds_to_samples(end - start), len(track) - first))]
+            track[first : first + len(part)] += part
+            spoken = said.words or _even(name, said.seconds)
+            words += [Word(w.text, start + w.start, start + w.end) for w in spoken if w.start < end - start]
+        return Response(track, tuple(w for w in words if w.start < item.seconds))
+
+
+def _even(name: str, seconds: float) -> tuple[Word, ...]:
+    """Words spread evenly, for an engine that does not tell their times."""
+    words = name.split("|")[0].split()
+    step = seconds / max(1, len(words))
+    return tuple(Word(word, n * step, (n + 1) * step) for n, word in enumerate(words))
+
+
+def controls(clips: Clips) -> list[Control]:
+    """The systems that every table shows beside the one in question."""
+    return [Control("always silent", clips, lambda item: []), Control("always talking", clips, _talking(clips)),
+            Control("VAD end-pointer", clips, _end_pointer(clips)), Control("oracle", clips, _oracle)]
+
+
+def _talking(clips: Clips) -> Callable[[Item], list[tuple[float, float, str]]]:
+    seconds = clips.system(TALK).seconds + 0.1
+
+    def rule(item: Item) -> list[tuple[float, float, str]]:
+        return [(n * seconds, (n + 1) * seconds, TALK) for n in range(int(item.seconds / seconds) + 1)]
+
+    return rule
+
+
+def _end_pointer(clips: Clips) -> Callable[[Item], list[tuple[float, float, str]]]:
+    """Answers after 0.72 s of silence, with one canned line, and stops as soon as it hears 0.24 s of speech."""
+    frames = round(clips.system(CANNED).seconds / 0.08)
+
+    def rule(item: Item) -> list[tuple[float, float, str]]:
+        vad, said = EnergyVad(), []
+        heard, quiet, run, began = False, 0, 0, None
+        for number, pcm in enumerate(item.user.reshape(-1, FRAME_SAMPLES)):
+            active = vad.push(pcm)
+            run, quiet = (run + 1, 0) if active else (0, quiet + 1)
+            if began is not None:
+                if run >= 3 or number - began >= frames:
+                    said.append((began * 0.08, (number + 1) * 0.08, CANNED))
+                    began, heard = None, run >= 3
+            elif heard and quiet >= END_POINT_FRAMES:
+                began = number + 1
+            else:
+                heard = heard or run >= 2
+        return said + ([(began * 0.08, item.seconds, CANNED)] if began is not None else [])
+
+    return rule
+
+
+def _oracle(item: Item) -> list[tuple[float, float, str]]:
+    return [(line.start, item.seconds if line.stop is None else line.stop, line.name) for line in item.ideal]
