@@ -18,7 +18,7 @@ from duplex.policy import DEFAULT_POLICY, HeardLog, InterruptionPolicy, PolicyCo
 from duplex.streams import UNGENERATED, StreamLayout
 from duplex.text import RowReader, TextTokenizer, Word
 from duplex.turns import DEFAULT_TURNS, Event, EventKind, TurnConfig, TurnTracker
-from duplex.units import FRAME_SAMPLES, frames_to_seconds
+from duplex.units import FRAME_RATE, FRAME_SAMPLES, frames_to_seconds
 from duplex.vad import DEFAULT_VAD, EnergyVad, VadConfig
 
 
@@ -73,6 +73,7 @@ class Conversation:
         self._turns = TurnTracker(turns)
         self._steering = Steering()
         self._told: list[Event] = []
+        self._truncated = -100  # frame in which a cut was last told
 
     def hear(self, pcm: np.ndarray, codes: np.ndarray) -> Steering:
         """Takes the user's frame, float32 [1920] and int64 [n_user]; says how to steer the model's step."""
@@ -108,12 +109,14 @@ class Conversation:
     def not_heard(self, pieces: tuple[Piece, ...], truncated: bool = False) -> None:
         """The playback reports sound that it flushed or dropped; the tags of the pieces are numbers of frames.
 
-        `truncated` makes an event of it, for a cut that the policy did not order.
+        `truncated` makes an event of it, for a cut that the policy did not order: at most one a second, and none of
+        silence.
         """
         lost = [piece for piece in pieces if not piece.heard and piece.tag >= 0]
         for piece in lost:
             self.heard.lose(piece.tag, piece.samples / FRAME_SAMPLES)
-        if lost and truncated:
+        if lost and truncated and self.policy.system_spoke and self.index - self._truncated > FRAME_RATE:
+            self._truncated = self.index
             self._told.append(Event(EventKind.TRUNCATED, frames_to_seconds(lost[0].tag), frames_to_seconds(self.index + 1)))
 
     def finish(self) -> tuple[tuple[Word, ...], tuple[Event, ...]]:

@@ -192,6 +192,14 @@ class PlayoutBuffer:
             self._offsets.pop()
         self._offsets.append((now, offset))
         lateness = offset - self._offsets[0][1]
+        if lateness > self.config.cap_ms * _MS:
+            # No delay this long is ever kept. The source has paused, or has left sound out: its time begins anew.
+            self._offsets.clear()
+            self._late.clear()
+            self._offsets.append((now, offset))
+            lateness = 0
+            if self._fill == 0:
+                self._enqueue(-1, np.zeros(round(self.config.wait_ms * _MS), np.float32))
         _forget(self._late, now - memory)
         while self._late and self._late[-1][1] <= lateness:
             self._late.pop()

@@ -119,6 +119,11 @@ class InterruptionPolicy:
         speech = self._speech
         return speech.seconds if speech.over_system else 0.0
 
+    @property
+    def system_spoke(self) -> bool:
+        """Did the model make sound in one of the last frames?"""
+        return self._system_pause < self._PAUSE_FRAMES
+
     def hear(self, pcm: np.ndarray, codes: Sequence[int]) -> Steering:
         """Takes the user's frame, float32 [1920] and its codes; says what to do in this frame."""
         self._listen(pcm, tuple(int(code) for code in codes))
@@ -176,7 +181,7 @@ class InterruptionPolicy:
                     self._done = False
             elif speech.run >= self._SPEECH_STEPS:
                 speech.first, speech.end = speech.step - speech.run, speech.step
-                speech.over_system = self._system_pause < self._PAUSE_FRAMES
+                speech.over_system = self.system_spoke
         self._user_pause = self._user_pause + 1 if speech.first < 0 else 0
         if speech.first >= 0 and sounded:
             speech.frames += 1
@@ -194,7 +199,7 @@ class InterruptionPolicy:
     def _is_barge_in(self) -> bool:
         speech = self._speech
         return (speech.over_system and speech.seconds > self.config.after_seconds - 1e-9
-                and self._system_pause < self._PAUSE_FRAMES and speech.voiced >= 0.5 * speech.frames)
+                and self.system_spoke and speech.voiced >= 0.5 * speech.frames)
 
     def _is_over(self) -> bool:
         if self.config.kind == FORCED:

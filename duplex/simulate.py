@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from duplex.audio import pad_to_frames
+from duplex.policy import HeardLog
 from duplex.session import Session, SessionFrame
 from duplex.text import Word
 from duplex.turns import Event, TurnSummary, summarise
@@ -35,6 +36,8 @@ class Dialogue:
     """What the user said, where somebody knows it."""
     step_seconds: tuple[float, ...] = ()
     """Time that each step took, where a clock was given."""
+    heard: HeardLog = field(default_factory=HeardLog)
+    """What of the system's sound did not reach the user."""
 
     @property
     def seconds(self) -> float:
@@ -81,7 +84,8 @@ class _Recorder:
             words=(*(word for frame in self.frames for word in frame.words), *words),
             events=tuple(sorted(told, key=lambda event: event.time)),
             user_words=tuple(user_words),
-            step_seconds=tuple(self.step_seconds))
+            step_seconds=tuple(self.step_seconds),
+            heard=self.session.heard)
 
 
 def simulate(session: Session, user_pcm: np.ndarray, *, clock: Clock | None = None,

@@ -44,6 +44,8 @@ class Utterance:
     start: float
     end: float
     text: str
+    unheard: str = ""
+    """What followed and did not reach the user, because the playback was cut."""
 
 
 def utterances(dialogue: Dialogue) -> list[Utterance]:
@@ -56,12 +58,20 @@ def utterances(dialogue: Dialogue) -> list[Utterance]:
                 lines[-1].append(word)
             else:
                 lines.append([word])
-        spoken = [Utterance(side, line[0].start, line[-1].end, " ".join(printable(word.text) for word in line))
-                  for line in lines]
+        spoken = [_utterance(side, line, dialogue) for line in lines]
         found += spoken
         found += [Utterance(side, start, stop, "") for start, stop in speech_spans(dialogue.events, side)
                   if not any(start < line.end and line.start < stop for line in spoken)]
     return sorted(found, key=lambda utterance: utterance.start)
+
+
+def _utterance(side: str, line: Sequence[Word], dialogue: Dialogue) -> Utterance:
+    """A line of words as it was heard. What was cut off says that it was."""
+    heard = [side == "user" or dialogue.heard.heard(word.start, word.end) for word in line]
+    texts = [" ".join(printable(word.text) for word, here in zip(line, heard, strict=True) if here is wanted)
+             for wanted in (True, False)]
+    end = max((word.end for word, here in zip(line, heard, strict=True) if here), default=line[-1].end)
+    return Utterance(side, line[0].start, end, *texts)
 
 
 def clock_time(seconds: float) -> str:
@@ -75,7 +85,9 @@ def transcript(dialogue: Dialogue, about: About) -> str:
     lines = ["# Conversation", "", f"{dialogue.seconds:.1f} s; model `{about.model}`; user: {about.user}.", "",
              "| from | to | who | says |", "|---:|---:|---|---|"]
     for said in utterances(dialogue):
-        text = said.text.replace("|", "\\|") if said.text else "*(speaks)*"
+        text = said.text or ("" if said.unheard else "*(speaks)*")
+        text += f" ... *(not heard: {said.unheard})*" if said.unheard else ""
+        text = text.strip().replace("|", "\\|")
         lines.append(f"| {clock_time(said.start)} | {clock_time(said.end)} | {said.side} | {text} |")
     lines += ["", "## Turn-taking", "", *(f"- {line}" for line in turn_lines(dialogue.summary)), ""]
     shown = [event for event in dialogue.events if event.kind in _NOTEWORTHY]
@@ -90,7 +102,8 @@ def transcript(dialogue: Dialogue, about: About) -> str:
     return "\n".join(lines)
 
 
-_NOTEWORTHY = {EventKind.BACKCHANNEL, EventKind.BARGE_IN, EventKind.YIELDED, EventKind.FALSE_YIELD, EventKind.RESUMED}
+_NOTEWORTHY = {EventKind.BACKCHANNEL, EventKind.BARGE_IN, EventKind.TRUNCATED, EventKind.YIELDED,
+               EventKind.FALSE_YIELD, EventKind.RESUMED}
 
 
 def turn_lines(summary: TurnSummary) -> list[str]:
@@ -125,12 +138,18 @@ def compute_line(step_seconds: Sequence[float]) -> str:
 
 def human_summary(dialogue: Dialogue) -> str:
     """What the commands print at the end."""
-    lines = [f"{said.side:>7}  {clock_time(said.start)} - {clock_time(said.end)}  {said.text or '(speaks)'}"
+    lines = [f"{said.side:>7}  {clock_time(said.start)} - {clock_time(said.end)}  {_spoken(said)}"
              for said in utterances(dialogue)]
     lines += [""] + turn_lines(dialogue.summary)
     if dialogue.step_seconds:
         lines.append(compute_line(dialogue.step_seconds))
     return "\n".join(lines)
+
+
+def _spoken(said: Utterance) -> str:
+    if said.unheard:
+        return f"{said.text} ... (not heard: {said.unheard})".strip()
+    return said.text or "(speaks)"
 
 
 def event_lines(dialogue: Dialogue, about: About) -> Iterable[str]:
@@ -139,7 +158,8 @@ def event_lines(dialogue: Dialogue, about: About) -> Iterable[str]:
                       "user": about.user, **about.settings})
     rows = [event.to_dict() for event in dialogue.events]
     for side, words in (("system", dialogue.words), ("user", dialogue.user_words)):
-        rows += [{"kind": f"{side}_word", "time": round(word.start, 3), "end": round(word.end, 3), "word": word.text}
+        rows += [{"kind": f"{side}_word", "time": round(word.start, 3), "end": round(word.end, 3), "word": word.text,
+                  **({} if side == "user" or dialogue.heard.heard(word.start, word.end) else {"heard": False})}
                  for word in words]
     for row in sorted(rows, key=lambda row: row["time"]):
         yield json.dumps(row, ensure_ascii=False)

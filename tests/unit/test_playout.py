@@ -126,6 +126,20 @@ def test_what_exceeds_the_cap_is_dropped_and_reported():
     assert buffer.delay_ms <= 250 and buffer.counters.dropped > 0
 
 
+@pytest.mark.parametrize("skipped", [False, True])
+def test_a_source_that_paused_is_heard_again_at_once(skipped):
+    arrivals = np.arange(0, 9_000, 80.0)
+    if skipped:  # two seconds are never sent
+        arrivals = arrivals[(arrivals < 4_000) | (arrivals >= 6_000)]
+    else:  # they come all together
+        arrivals[(arrivals >= 4_000) & (arrivals < 6_000)] = 6_000
+    buffer, log, _ = drive(PlayoutConfig(), arrivals, 8.9)
+    gap = buffer.counters.underrun / MS
+    assert 1_800 <= gap <= 2_200 and log[-1, 3] / MS == gap
+    assert buffer.counters.dropped / MS == pytest.approx(0 if skipped else 1_900, abs=150)
+    assert log[-1, 1] < 130
+
+
 def test_a_flush_silences_at_once_reports_what_was_not_heard_and_keeps_the_delay():
     voice, buffer = tone(4.0, 200.0, 0.3), PlayoutBuffer()
     heard = {}

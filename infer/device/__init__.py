@@ -1,0 +1,1 @@
+"""Live ends: sound devices, echo cancellation, the loop between them and a session, its view and its recording."""
