@@ -139,7 +139,7 @@ def _codec_products(codec: MimiCodec) -> int:
     for module in codec.mimi.modules():
         if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | nn.Linear):
             hooks.append(module.register_forward_hook(count))
-    stream = codec.stream(1)
+    stream = MimiCodec(codec.mimi, codec.config).stream(1)  # the upstream one, whatever the backend
     codes = stream.encode_frame(torch.zeros(1, 1, FRAME_SAMPLES, device=codec.device))
     stream.decode_frame(codes)
     for hook in hooks:

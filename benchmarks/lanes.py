@@ -1,7 +1,8 @@
 """Ways to process one frame, each timing its own stages, to be run side by side in one process.
 
 Stages: `resample` (a device's 48 kHz to 24 kHz), `encode`, `temporal` (embeddings, temporal transformer, text head), `depth`,
-`sampling`, `model` (the whole step), `decode`, `playout` (in and out of the jitter buffer), `together` (all of them).
+`sampling`, `model` (the whole step), `decode`, `playout` (in and out of the jitter buffer), `together` (all of them). `cpu` is
+the processor time of the thread for all of a lane's frame: what it would take if nothing else ran on the core.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torchaudio.transforms import Resample
 
 from duplex import engine as engine_module
-from duplex.audio import resample
 from duplex.checkpoint import LoadedModel
 from duplex.codec import MimiCodec
 from duplex.engine import Engine
@@ -25,7 +26,7 @@ from duplex.fast import lm as native
 from duplex.playout import PlayoutBuffer
 from duplex.session import Session
 from duplex.streams import StreamLayout
-from duplex.units import FRAME_SAMPLES
+from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
 
 STAGES = ("encode", "model", "decode")
 MODEL_STAGES = ("temporal", "depth", "sampling")
@@ -63,10 +64,11 @@ class StagesLane(Lane):
         self.parts = _parts_of(self.engine)
         self.state = self.engine.init_state()
         self.playout = PlayoutBuffer()
+        self.resample = Resample(DEVICE_RATE, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.98)  # as in duplex.audio
 
     def __call__(self, pcm: np.ndarray) -> dict[str, float]:
-        at_device = np.repeat(pcm, DEVICE_RATE // 24_000)[None]
-        _, resampling = self.timed(resample, at_device, DEVICE_RATE)
+        at_device = torch.from_numpy(np.repeat(pcm, DEVICE_RATE // SAMPLE_RATE))
+        _, resampling = self.timed(self.resample, at_device)
         codes, encode = self.timed(self.codec.encode_frame, self.pcm_11S(pcm))
         with self.parts as parts:
             (self.state, out), step = self.timed(self.engine.step, self.state, codes[:, : self.layout.n_user])

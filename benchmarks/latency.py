@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ print(imported - start, loaded - imported, time.perf_counter() - loaded)
 Measured = dict[str, dict[str, dict[str, float]]]
 
 
-def measure(model: LoadedModel, frames: int, warmup: int, reference: bool = False, beside: Sequence[LoadedModel] = ()) -> Measured:
+def measure(model: LoadedModel, frames: int, warmup: int, reference: bool = False,
+            beside: Sequence[LoadedModel] = ()) -> Measured:
     """{lane: {stage: statistics}} of `frames` frames after `warmup` others, all lanes in turn within each frame.
 
     Lanes: "stages" and "session" of `model`, "moshi" with `reference`, and one called by its backend for each model in `beside`.
@@ -65,7 +67,11 @@ def measure(model: LoadedModel, frames: int, warmup: int, reference: bool = Fals
     user = user_sound()
     for number in range(warmup + frames):
         for lane in lanes if number % 2 else reversed(lanes):
-            for stage, seconds in lane(user[number % len(user)]).items():
+            before = time.thread_time()
+            seconds_of = lane(user[number % len(user)])
+            if seconds_of:
+                seconds_of["cpu"] = time.thread_time() - before
+            for stage, seconds in seconds_of.items():
                 if number >= warmup:
                     times[lane.name].setdefault(stage, []).append(seconds)
     return {name: {stage: statistics(seconds) for stage, seconds in stages.items()} for name, stages in times.items()}
@@ -74,7 +80,7 @@ def measure(model: LoadedModel, frames: int, warmup: int, reference: bool = Fals
 def ratios(measured: Measured, lane: str) -> dict[str, float]:
     """Median of the reference over that of a lane, by stage."""
     ours, theirs = measured[lane], measured["moshi"]
-    return {stage: round(theirs[stage]["p50_ms"] / ours[stage]["p50_ms"], 3) for stage in (*STAGES, "together") if stage in ours}
+    return {stage: round(theirs[stage]["p50_ms"] / ours[stage]["p50_ms"], 3) for stage in (*STAGES, "together", "cpu")}
 
 
 def first_frame(source: str, backend: str, threads: int, device: str) -> dict[str, float]:
@@ -87,7 +93,8 @@ def first_frame(source: str, backend: str, threads: int, device: str) -> dict[st
     if done.returncode:
         raise InputError(f"--start: the new process failed: {(done.stderr.splitlines() or ['no message'])[-1]}")
     imports, load, frames = map(float, done.stdout.split())
-    return {"total_s": round(total, 3), "imports_s": round(imports, 3), "model_s": round(load, 3), "first_frames_s": round(frames, 3)}
+    return {"total_s": round(total, 3), "imports_s": round(imports, 3), "model_s": round(load, 3),
+            "first_frames_s": round(frames, 3)}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -136,50 +143,46 @@ def _more(args: argparse.Namespace, model: LoadedModel, result: dict[str, Any]) 
             numbers = ", ".join(f"{key} {value}" for key, value in kind.items() if key != "what")
             print(f"latency, {name}: {numbers} ({kind['what']})")
     if args.contexts:
-        result["by_context"] = by_context(_with_context(args, model, max(args.contexts)), args.contexts)
+        result["by_context"] = by_context(_with_context(args.model, model, max(args.contexts)), args.contexts)
         for row in result["by_context"]:
             print(f"after {row['frames']:5.0f} frames: model step p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     if args.rows:
         result["by_rows"] = by_rows(model, args.rows)
         for row in result["by_rows"]:
             print(f"{row['rows']:3.0f} rows: frame p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
-                  f"{row['ms_per_session']:.2f} ms a session, gain {row['throughput_gain']:.2f} (model {row['model_throughput_gain']:.2f})")
+                  f"{row['ms_per_session']:.2f} a session, gain {row['throughput_gain']:.2f} "
+                  f"(model {row['model_throughput_gain']:.2f})")
     if args.call_minutes:
         result["call"] = over_a_call(model, args.call_minutes)
         for row in result["call"]:
-            print(f"minute {row['until_minute']:5.1f}: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, {row['memory_mb']:.0f} MB")
+            print(f"until minute {row['until_minute']:5.1f}: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
+                  f"{row['memory_mb']:.0f} MB")
     if args.start:
         result["start"] = [first_frame(args.model, model.backend, args.threads, result["device"]) for _ in range(2)]
         print(f"start to first frame, again: {result['start'][1]['total_s']:.2f} s")
     result["memory"] = {"resident_mb": memory_mb(), "peak_mb": peak_memory_mb(), "bytes_per_session": session_bytes(model)}
 
 
-def _with_context(args: argparse.Namespace, model: LoadedModel, frames: int) -> LoadedModel:
+def _with_context(name: str, model: LoadedModel, frames: int) -> LoadedModel:
     """An untrained model with room for so many frames; a trained one as it is."""
-    if args.model not in SHAPES or (model.config.context or 0) >= frames:
+    if name not in SHAPES or (model.config.context or 0) >= frames:
         return model
-    from dataclasses import replace
-
-    lm = random_lm(args.model, result_device(model), context=frames)
+    lm = random_lm(name, model.lm.text_linear.weight.device, context=frames)
     return replace(model, lm=lm, config=lm.config)
-
-
-def result_device(model: LoadedModel) -> torch.device:
-    """Where the model's weights are."""
-    return model.lm.text_linear.weight.device
 
 
 def _say_cost(result: dict[str, Any], context: int) -> None:
     cost, bound = result["cost"], result["cost"]["roofline"]
     flops = (cost["temporal_flops"] + cost["depth_flops"]) / 1e6
-    print(f"language model {cost['lm_parameters'] / 1e6:.2f} M parameters, {bound['lm_weight_bytes'] / 1e6:.2f} MB of weights and "
-          f"{bound['kv_bytes'] / 1e6:.2f} MB of keys and values read per frame, {flops:.1f} MFLOP; "
-          f"codec {cost['codec_parameters'] / 1e6:.2f} M, {cost['codec_bytes_per_frame'] / 1e6:.2f} MB, {cost['codec_flops'] / 1e6:.1f} MFLOP")
-    rates = ", ".join(f"{name.removesuffix('_bandwidth_gb_s')} {value:.1f} GB/s" for name, value in bound.items() if "bandwidth" in name)
+    print(f"language model {cost['lm_parameters'] / 1e6:.2f} M parameters, {bound['lm_weight_bytes'] / 1e6:.2f} MB of weights "
+          f"and {bound['kv_bytes'] / 1e6:.2f} MB of keys and values read per frame, {flops:.1f} MFLOP; "
+          f"codec {cost['codec_parameters'] / 1e6:.2f} M, {cost['codec_bytes_per_frame'] / 1e6:.2f} MB, "
+          f"{cost['codec_flops'] / 1e6:.1f} MFLOP")
+    rates = ", ".join(f"{name.split('_')[0]} {value:.1f} GB/s" for name, value in bound.items() if "bandwidth" in name)
     print(f"this machine reads {rates} and computes {bound['peak_gflops']:.0f} GFLOP/s on one thread; at least "
           f"{bound.get('model_ms', 0):.3f} ms for the model and {bound.get('codec_ms', 0):.3f} ms for the codec")
-    print(f"backend {result['backend']}; {result['frames']} frames after {result['warmup_frames']} of warm-up (the attention window is "
-          f"{context}), {result['threads']} thread(s), {result['device']}; times in ms", flush=True)
+    print(f"backend {result['backend']}; {result['frames']} frames after {result['warmup_frames']} of warm-up (the attention "
+          f"window is {context}), {result['threads']} thread(s), {result['device']}; times in ms", flush=True)
 
 
 def _say_table(measured: Measured) -> None:
@@ -203,9 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of whatever is random")
     parser.add_argument("--reference", choices=("moshi",), help="also time the moshi package on the same weights")
     parser.add_argument("--kinds", action="store_true", help="also the five kinds of latency, from a recorded conversation")
-    parser.add_argument("--contexts", nargs="+", type=cli.at_least(0), metavar="N", help="also the model's step after so many frames")
+    parser.add_argument("--contexts", nargs="+", type=cli.at_least(0), metavar="N", help="also the step after so many frames")
     parser.add_argument("--rows", nargs="+", type=cli.at_least(1), metavar="B", help="also batches of so many conversations")
-    parser.add_argument("--call-minutes", type=cli.number(0), metavar="M", help="also a call of so many minutes, every frame of it")
+    parser.add_argument("--call-minutes", type=cli.number(0), metavar="M", help="also a call of that length, every frame of it")
     parser.add_argument("--start", action="store_true", help="also the time of a new process to its first frame, twice")
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     return cli.run(parser, run, argv)

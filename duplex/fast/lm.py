@@ -61,23 +61,28 @@ def packed(model: DuplexLM, scheme: str = "exact") -> PackedLM:
     """The packed weights of `model`, made at the first call and again when its parameters have changed since."""
     cache: dict[str, tuple[tuple, PackedLM]] = model.__dict__.setdefault("_native_weights", {})
     weight = model.text_linear.weight
-    version = (weight.dtype, weight.device, sum(p._version + p.data_ptr() for p in model.parameters()))
+    version = (weight.dtype, weight.device, sum(_changes(p) for p in model.parameters()))
     if scheme not in cache or cache[scheme][0] != version:
         cache[scheme] = (version, PackedLM(model, scheme))
     return cache[scheme][1]
 
 
+def _changes(p: Tensor) -> int:
+    """A number that another tensor, or a change in place, makes different; inference tensors do not count theirs."""
+    return p.data_ptr() + (0 if p.is_inference() else p._version)
+
+
 class NativeEngine(Engine):
-    """`Engine` with its step in C++. `scheme` "exact" keeps the weights as they are; "int8" and "int4" round them.
+    """`Engine` with its step in C++. `scheme` "exact" keeps the weights as they are; "int8" and "int4" round them."""
 
-    `mark`, for those who measure, is called with the number in STAGES of each stage that begins.
-    """
-
-    def __init__(self, model: DuplexLM, sampling: SamplingConfig | None = None, scheme: str = "exact",
-                 mark: Callable[[int], None] | None = None) -> None:
+    def __init__(self, model: DuplexLM, sampling: SamplingConfig | None = None, scheme: str = "exact") -> None:
         super().__init__(model, sampling)
         self.weights = packed(model, scheme)
-        self._mark = _Mark(mark) if mark else _Mark()
+        self._mark = _Mark()
+
+    def set_mark(self, mark: Callable[[int], None]) -> None:
+        """For those who measure: `mark` is called with the number in STAGES of each stage that begins."""
+        self._mark = _Mark(mark)
 
     @torch.no_grad()
     def step(

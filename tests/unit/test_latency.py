@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import latency
+from benchmarks import cost as costs
+from benchmarks import growth, kinds, latency
 from duplex.checkpoint import load_model
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tiny_lm_config
 
 KEYS = {"p50_ms", "p95_ms", "p99_ms", "max_ms", "real_time_factor", "deadline_misses"}
+PLAIN = ["resample", "encode", "temporal", "depth", "sampling", "model", "decode", "playout", "together", "cpu"]
 
 
 def check_statistics(stages, names):
@@ -38,7 +42,7 @@ def test_only_frames_after_the_warm_up_are_counted(monkeypatch):
     counted = {}
     monkeypatch.setattr(latency, "statistics", lambda seconds: counted.setdefault(len(counted), len(seconds)) or {})
     latency.measure(fake_loaded_model(), frames=3, warmup=4)
-    assert list(counted.values()) == [3] * 5  # four numbers of the stages, one of the session
+    assert list(counted.values()) == [3] * (len(PLAIN) + 2)  # those of the stages, the session's and its processor time
 
 
 def test_cost_counts_one_row_of_each_table():
@@ -54,34 +58,83 @@ def test_cost_counts_one_row_of_each_table():
 
 def test_a_model_folder_beside_the_reference(saved, tmp_path, capsys):
     out = tmp_path / "latency.json"
-    argv = f"--model {saved} --frames 4 --warmup 2 --reference moshi --json {out}".split()
+    argv = f"--model {saved} --frames 4 --warmup 2 --backend naive --reference moshi --json {out}".split()
     assert latency.main(argv) == 0
     said = capsys.readouterr()
     result = json.loads(said.out.splitlines()[-1])
     assert said.err == "" and json.loads(out.read_text()) == result
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".model"] == [out.name]
-    check_statistics(result["stages"], [*latency.STAGES, "together"])
-    check_statistics(result["moshi"], [*latency.STAGES, "together"])
-    check_statistics(result["session"], ["session"])
+    check_statistics(result["stages"], PLAIN)
+    check_statistics(result["moshi"], [*latency.STAGES, "together", "cpu"])
+    check_statistics(result["session"], ["session", "cpu"])
     for stage, ratio in result["moshi_over_ours_p50"].items():
         medians = [result[lane][stage]["p50_ms"] for lane in ("moshi", "stages")]
         assert ratio == pytest.approx(medians[0] / medians[1], abs=1e-3)
     assert (result["frames"], result["warmup_frames"], result["threads"]) == (4, 2, 1)
+    assert result["kind"] == result["benchmark"] == "latency" and result["backend"] == "naive"
+    assert {"date", "commit", "machine", "seed", "memory", "multiple_of_roofline"} <= result.keys()
     codec = load_model(saved).codec.mimi
     assert result["cost"]["codec_parameters"] > sum(weight.numel() for weight in codec.parameters()) > 0
 
 
 def test_random_weights_need_no_folder(capsys):
-    assert latency.main("--model random --frames 2 --warmup 0".split()) == 0
+    assert latency.main("--model random --backend naive --frames 2 --warmup 0".split()) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["warmup_frames"] == 2  # never less than the acoustic delay and one more
-    check_statistics(result["session"], ["session"])
+    check_statistics(result["session"], ["session", "cpu"])
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler (Debian: g++)")
+def test_backends_run_beside_each_other(capsys):
+    argv = "--model random --backend native naive --frames 6 --warmup 3 --contexts 0 900 --rows 1 3 --call-minutes 0.02"
+    assert latency.main(argv.split()) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    check_statistics(result["stages"], PLAIN)
+    check_statistics(result["naive"], PLAIN)
+    assert result["stages"]["model"]["p50_ms"] < result["naive"]["model"]["p50_ms"]
+    parts = sum(result["stages"][stage]["p50_ms"] for stage in ("temporal", "depth", "sampling"))
+    assert parts < 1.5 * result["stages"]["model"]["max_ms"]
+    assert [row["frames"] for row in result["by_context"]] == [0, 900]
+    assert [row["rows"] for row in result["by_rows"]] == [1, 3] and result["by_rows"][0]["throughput_gain"] == 1.0
+    assert len(result["call"]) == 6 and result["call"][-1]["until_minute"] == 0.02
+    assert result["memory"]["bytes_per_session"] > 4 * 2 * 4 * 192 * 750  # keys and values of the context
+
+
+def test_operations_are_those_of_the_matrices():
+    model = costs.random_model("random-4m")
+    c, counted = model.config, costs.operations(model)
+    inner = model.lm.transformer.layers[0].gating.linear_out.in_features
+    temporal = c.num_layers * (4 * c.dim**2 + 3 * c.dim * inner + 2 * c.context * c.dim) + c.text_card * c.dim
+    assert counted["temporal_flops"] == 2 * temporal
+    d, f = c.depformer_dim, model.lm.depformer.layers[0].gating[0].linear_out.in_features
+    depth = c.dep_q * (c.depformer_num_layers * (4 * d**2 + 3 * d * f) + c.card * d + c.dim * d)
+    assert counted["depth_flops"] == 2 * depth
+    assert counted["codec_flops"] > 2 * 1920 * 16 * 7  # its first convolution alone
+
+
+def test_the_five_kinds_are_told_apart():
+    user, system = np.zeros(40, bool), np.zeros(40, bool)
+    user[5:10] = user[20:25] = user[30:33] = True
+    system[14:22] = True  # answers four frames after the first speech, is interrupted two frames before it stops
+    assert kinds.responses(user, system) == [4]
+    assert kinds.stops(user, system) == [2]
+    model = fake_loaded_model()
+    found = kinds.five_kinds(model, {"p50_ms": 1.0, "p99_ms": 2.0})
+    assert list(found) == ["algorithmic", "compute", "first packet", "response", "stop"]
+    assert found["algorithmic"]["ms"] == 160.0 < found["first packet"]["ms"]
+    assert all(found[name]["n"] >= 0 for name in ("response", "stop"))
+
+
+def test_interleaving_turns_the_order_round():
+    order = []
+    times = growth.interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 3)
+    assert "".join(order) == "baabba" and all(len(seconds) == 3 for seconds in times.values())
 
 
 @pytest.mark.parametrize("argv, word", [
     ("--model nowhere/at/all --frames 2", "nowhere/at/all"), ("--frames 0", "0 is less than 1"),
     ("--model random --json missing/folder/x.json", "missing/folder/x.json"), ("--reference other", "other"),
-    ("--device warp", "warp")])
+    ("--device warp", "warp"), ("--backend steam", "steam"), ("--model random-9t --frames 2", "random-9t")])
 def test_bad_input_is_one_line(argv, word, capsys):
     assert latency.main(argv.split()) == 2
     said = capsys.readouterr()
@@ -91,7 +144,7 @@ def test_bad_input_is_one_line(argv, word, capsys):
 def test_reference_refuses_what_it_cannot_match():
     with pytest.raises(InputError, match="not a Mimi"):
         latency.MoshiLane(fake_loaded_model())
-    both = latency.random_model()
+    both = costs.random_model()
     both = type(both)(**{**vars(both), "config": tiny_lm_config(dep_q=8)})
     with pytest.raises(InputError, match="predicts the user"):
         latency.MoshiLane(both)
