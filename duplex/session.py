@@ -190,24 +190,33 @@ class Session:
         return self._silent_K[None]
 
     def _live_through(self, prompt: Prompt) -> None:
-        """Forces the frames of the prompt, voice first, each part followed by a gap of silence."""
-        tokenizer = self._model.tokenizer
-        text: list[int] = []
-        voice = np.zeros(0, dtype=np.float32)
-        if prompt.audio is not None:
-            _check_samples("the prompt audio", prompt.audio)
-            voice = pad_to_frames(prompt.audio)
-            text += [tokenizer.pad_id] * (samples_to_frames(len(voice)) + PROMPT_GAP_FRAMES)
-        if prompt.text is not None:
-            text += tokenizer.encode(prompt.text) + [tokenizer.pad_id] * PROMPT_GAP_FRAMES
-        if not text:
-            return
-        system_pcm = np.pad(voice, (0, frames_to_samples(len(text)) - len(voice)))
-        device = self._engine.device
-        codes_1KT = self._model.codec.encode(torch.from_numpy(system_pcm)[None, None].to(device))
+        """Forces the frames of the prompt; the user is silent."""
         silence = np.zeros(FRAME_SAMPLES, dtype=np.float32)
-        for frame, token in enumerate(text):
-            self._advance(silence, torch.tensor([token], device=device), codes_1KT[:, :, frame])
+        for token, codes_K in prompt_frames(self._model, prompt):
+            self._advance(silence, torch.tensor([token], device=self._engine.device), codes_K[None])
+
+
+def prompt_frames(model: LoadedModel, prompt: Prompt | None) -> list[tuple[int, torch.Tensor]]:
+    """Text token and system codes [n_system] of each frame of a prompt: voice first, each part followed by a gap of silence.
+
+    Raises InputError for audio that cannot be used.
+    """
+    tokenizer, text = model.tokenizer, []
+    if prompt is None:
+        return []
+    voice = np.zeros(0, dtype=np.float32)
+    if prompt.audio is not None:
+        _check_samples("the prompt audio", prompt.audio)
+        voice = pad_to_frames(prompt.audio)
+        text += [tokenizer.pad_id] * (samples_to_frames(len(voice)) + PROMPT_GAP_FRAMES)
+    if prompt.text is not None:
+        text += tokenizer.encode(prompt.text) + [tokenizer.pad_id] * PROMPT_GAP_FRAMES
+    if not text:
+        return []
+    system_pcm = np.pad(voice, (0, frames_to_samples(len(text)) - len(voice)))
+    device = model.lm.text_linear.weight.device
+    codes_KT = model.codec.encode(torch.from_numpy(system_pcm)[None, None].to(device))[0]
+    return [(token, codes_KT[:, frame]) for frame, token in enumerate(text)]
 
 
 def silent_codes(model: LoadedModel, device: torch.device) -> torch.Tensor:
