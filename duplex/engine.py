@@ -29,7 +29,7 @@ from duplex.sampling import discourage, pick, remember, uniform_noise
 from duplex.streams import UNGENERATED, ZERO_TOKEN
 
 
-@dataclass
+@dataclass(eq=False)
 class StreamState:
     """Everything that the next step depends on, for B independent rows."""
 
@@ -100,6 +100,28 @@ class FrameOut:
     """Class probabilities [B, extra_heads_dim] of each auxiliary head."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """What one step has to compute, once the delays have been dealt with."""
+
+    tokens_BK: Tensor
+    """int64 [B, K]: input of each row."""
+    active_B: Tensor
+    """bool [B]."""
+    all_active: bool
+    """No mask was given: `active_B` is True throughout."""
+    noise_BQ: Tensor
+    """float32 [B, 1 + Q] in [0, 1): for the text, then for each audio row to generate."""
+    text_heat: float | Tensor
+    """Temperature of the text, one or float [B]."""
+    audio_heat: float | Tensor
+    text_bias: Tensor | None
+    forced_text_B: Tensor | None
+    forced_BQ: Tensor
+    """int64 [B, n_system]: the system's codes that are known, UNGENERATED elsewhere."""
+    settings: SamplingConfig
+
+
 class Engine:
     """Steps a model. Holds no state of any conversation."""
 
@@ -149,7 +171,7 @@ class Engine:
 
         Raises InputError for wrong shapes and for tokens outside the vocabulary.
         """
-        model, config, layout, line = self.model, self.model.config, self.layout, state.line
+        config, layout, line = self.model.config, self.layout, state.line
         settings = sampling or self.sampling
         frames_B, B = state.frames_B, state.batch_size
         # All checks come before the first change, so that a refused step leaves the state as it was.
@@ -166,22 +188,13 @@ class Engine:
         tokens_BK = line.read_step(previous_B)
         not_begun_BK = previous_B[:, None] < line.delays_K
         tokens_BK = torch.where(not_begun_BK | ~active_B[:, None], self._initial_K, tokens_BK)
-        x_BD = model.embed(tokens_BK[:, :, None])[:, 0]
-        hidden_BD = model.out_norm(
-            model.transformer.step(x_BD, state.kv, frames_B, None if active is None else active_B))
-
-        noise_BQ = uniform_noise(state.seeds_B, frames_B, 1 + generated)
-        text_logits_BV = model.text_linear(hidden_BD).float()
         text_heat, audio_heat = _temperatures(settings, temperatures)
-        text_B = self._pick_text(text_logits_BV, state, noise_BQ[:, 0], settings, text_heat, text_bias)
-        if forced_text_B is not None:
-            text_B = torch.where(forced_text_B >= 0, forced_text_B, text_B)
+        task = Task(
+            tokens_BK, active_B, active is None, uniform_noise(state.seeds_B, frames_B, 1 + generated), text_heat, audio_heat,
+            text_bias, forced_text_B, line.read_step(frames_B)[:, layout.system_rows], settings)
+        text_logits_BV, text_B, audio_BQ, extra = self._compute(state, task)
         pad, epad = config.existing_text_padding_id, config.existing_text_end_padding_id
         remember(state.recent_BW, text_B, (text_B != pad) & (text_B != epad) & active_B)
-
-        forced_BQ = line.read_step(frames_B)[:, layout.system_rows]
-        audio_BQ = self._generate_audio(forced_BQ, active_B, hidden_BD, text_B, noise_BQ[:, 1:], settings,
-                                        audio_heat)
         tokens_BQ = torch.cat([text_B[:, None], audio_BQ], 1)
         rows = slice(0, 1 + generated)
         line.write_step(rows, frames_B, tokens_BQ, active_B[:, None])
@@ -189,8 +202,25 @@ class Engine:
         aligned_BQ = line.read_frame(frames_B - self.max_delay)[:, rows]
         aligned_BQ = torch.where(ready_B[:, None], aligned_BQ, UNGENERATED)
         state.frames_B = frames_B + active_B
-        extra = tuple(model.extra_probabilities(hidden_BD))
         return state, FrameOut(text_B, aligned_BQ, ready_B, text_logits_BV, extra)
+
+    def _compute(self, state: StreamState, task: Task) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """The networks and the choice of tokens: text logits [B, V], text [B], audio [B, Q] and the auxiliary heads.
+
+        Writes keys and values of active rows and nothing else of the state. Faster engines replace this.
+        """
+        model = self.model
+        x_BD = model.embed(task.tokens_BK[:, :, None])[:, 0]
+        active_B = None if task.all_active else task.active_B
+        hidden_BD = model.out_norm(model.transformer.step(x_BD, state.kv, state.frames_B, active_B))
+        text_logits_BV = model.text_linear(hidden_BD).float()
+        text_B = self._pick_text(
+            text_logits_BV, state, task.noise_BQ[:, 0], task.settings, task.text_heat, task.text_bias)
+        if task.forced_text_B is not None:
+            text_B = torch.where(task.forced_text_B >= 0, task.forced_text_B, text_B)
+        audio_BQ = self._generate_audio(
+            task.forced_BQ, task.active_B, hidden_BD, text_B, task.noise_BQ[:, 1:], task.settings, task.audio_heat)
+        return text_logits_BV, text_B, audio_BQ, tuple(model.extra_probabilities(hidden_BD))
 
     def _write_known(
         self, state: StreamState, user_BK: Tensor | None, system_BK: Tensor | None, active_B: Tensor

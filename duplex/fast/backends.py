@@ -4,6 +4,8 @@
     native        C++ kernels for model and codec, weights as they are: greedy tokens and codes of the reference (CPU)
     native-int8   the same with the model's weights rounded to 8 bits, one scale for 64 inputs; the codec stays exact
     native-int4   likewise with 4 bits
+    compiled      the frame as one graph, compiled ahead of time by AOTInductor and kept on disk; native codec on the CPU
+    graph         the frame as one CUDA graph; the codec with its own (CUDA only; not measured here)
     auto          native where a C++ compiler and a float32 model on the CPU allow it, else naive; says which and why
 """
 
@@ -24,7 +26,7 @@ from duplex.model.lm import DuplexLM
 if TYPE_CHECKING:
     from duplex.checkpoint import LoadedModel
 
-BACKENDS = ("naive", "native", "native-int8", "native-int4")
+BACKENDS = ("naive", "native", "native-int8", "native-int4", "compiled", "graph")
 _SCHEMES = {"native": "exact", "native-int8": "int8", "native-int4": "int4"}
 _log = logging.getLogger(__name__)
 
@@ -34,14 +36,22 @@ def make_engine(lm: DuplexLM, sampling: SamplingConfig | None = None, backend: s
     backend = choose(backend, lm)
     if backend == "naive":
         return Engine(lm, sampling)
+    if backend == "compiled":
+        from duplex.fast.compiled import CompiledEngine
+
+        return CompiledEngine(lm, sampling)
+    if backend == "graph":
+        from duplex.fast.graph import GraphEngine
+
+        return GraphEngine(lm, sampling)
     from duplex.fast.lm import NativeEngine
 
     return NativeEngine(lm, sampling, _SCHEMES[backend])
 
 
 def make_codec(codec: Codec, backend: str = "naive") -> Codec:
-    """`codec` on a backend; one that is no Mimi stays as it is."""
-    if backend == "naive" or not isinstance(codec, MimiCodec):
+    """`codec` on a backend; one that is no Mimi, or lies on an accelerator, stays as it is."""
+    if backend in ("naive", "graph") or not isinstance(codec, MimiCodec) or codec.device.type != "cpu":
         return codec
     from duplex.fast.codec import NativeCodec
 

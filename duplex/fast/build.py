@@ -55,7 +55,7 @@ def library_path() -> Path:
     """Where the library for this machine lies, or will lie. Raises ConfigError without a compiler to name it after."""
     tool = compiler()
     if tool is None:
-        raise ConfigError("backend native: there is no C++ compiler; install g++ or choose the backend 'lean'")
+        raise ConfigError("backend native: there is no C++ compiler; install g++ or choose the backend 'naive'")
     digest = hashlib.sha256("\0".join([*_FLAGS, tool, platform.machine(), _features()]).encode())
     version = subprocess.run([tool, "--version"], capture_output=True, check=False).stdout
     digest.update(version)
@@ -83,12 +83,12 @@ def build() -> Path:
                                  stderr=subprocess.PIPE, text=True) for source in sources]
         complaints = [job.communicate()[1] for job in jobs]
         if any(job.returncode for job in jobs):
-            raise ConfigError(f"backend native: {tool} failed: {_first_error(complaints)}; choose the backend 'lean'")
+            raise ConfigError(f"backend native: {tool} failed: {_first_error(complaints)}; choose the backend 'naive'")
         part = folder / "library.so"
         objects = [str(folder / f"{source.stem}.o") for source in sources]
         link = subprocess.run([tool, "-shared", *objects, "-o", str(part)], capture_output=True, text=True, check=False)
         if link.returncode:
-            raise ConfigError(f"backend native: {tool} cannot link: {_first_error([link.stderr])}; choose the backend 'lean'")
+            raise ConfigError(f"backend native: {tool} cannot link: {_first_error([link.stderr])}; choose the backend 'naive'")
         part.replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,7 +107,7 @@ def library() -> ctypes.CDLL:
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be loaded ({error}); delete it or choose the backend 'lean'") from None
+        raise ConfigError(f"{path}: cannot be loaded ({error}); delete it or choose the backend 'naive'") from None
     p, i, i64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     for name, result, arguments in [
         ("dx_matrix", p, [i, i, i, p]), ("dx_matrix_free", None, [p]), ("dx_matrix_bytes", i64, [p]),

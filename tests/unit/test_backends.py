@@ -68,6 +68,8 @@ def test_an_unknown_name_is_refused():
     model = fake_loaded_model()
     with pytest.raises(ConfigError, match="unknown name 'warp'; use auto, naive, "):
         with_backend(model, "warp")
+    with pytest.raises(ConfigError, match="the model is on cpu; load it on cuda"):
+        with_backend(model, "graph")
     with pytest.raises(ConfigError, match="unknown name"):
         make_engine(model.lm, backend="")
     assert with_backend(model, "naive") is model
