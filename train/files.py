@@ -10,12 +10,13 @@ from pathlib import Path
 from duplex.codec import MimiCodec, MimiConfig
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
     """Call ``write`` with a temporary name beside ``path``, then rename: a reader never sees half a file.
 
     What was written of a file that could not be finished (a full disk) is removed; what a kill leaves is overwritten next time.
+    ``shared``: other processes may be writing the same file now.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else path.name + ".part")
     try:
         write(part)
         os.replace(part, path)

@@ -43,6 +43,8 @@ class Limits:
     """Words whose time lies less than this in their own channel's speech, and ..."""
     swap_gain: float = 0.3
     """... this much more in the other's, mean that the channels are swapped."""
+    beyond_chance: float = 0.35
+    """Words that meet speech this little better than words laid anywhere (0) to perfectly (1) belong to something else."""
     shift_seconds: float = 0.15
     drift_seconds: float = 0.2
     """Change of the words' shift over the recording."""
@@ -185,7 +187,9 @@ def refusal(recording: Recording, limits: Limits = Limits()) -> str | None:  # n
     for side, name in enumerate(SIDES):
         if sides[side] and speech_level(levels(recording.pcm[side])) < limits.silent_db:
             return f"the {name}'s channel is silent but has words; check which recording the words belong to"
-        if len(sides[side]) >= 3 and own[side] < limits.own_share:
+        # Words laid anywhere meet speech as often as there is any.
+        chance = float(masks[side].mean())
+        if len(sides[side]) >= 3 and own[side] < max(limits.own_share, chance + limits.beyond_chance * (1 - chance)):
             share = _percent(1 - own[side])
             return f"mislabelled: {share} of the {name}'s words lies outside speech; check which recording they belong to"
     return None
