@@ -41,8 +41,13 @@ SHAPES: dict[str, LMConfig] = {
                               depformer_num_heads=5, depformer_dim_feedforward=660),
     "random-90m": _moshi_like(dim=512, num_heads=8, num_layers=10, card=1024, text_card=4000, depformer_dim=256,
                               depformer_num_heads=8, depformer_dim_feedforward=1056),
+    "random-mimi": replace(PRESETS["moshi-7b"], dim=192, num_heads=6, num_layers=4, text_card=2000, context=375, depformer_dim=96,
+                           depformer_num_heads=4, depformer_num_layers=2, depformer_dim_feedforward=264),
 }
-"""Untrained models by name; they cost the time of trained ones. All numbers of a name are fixed by the seed 0."""
+"""Untrained models by name, the last with a codec of the released size and the others with a small one.
+
+They cost the time of trained ones; the seed 0 fixes their numbers.
+"""
 
 
 def random_lm(name: str, device: torch.device | str = "cpu", **changes: Any) -> DuplexLM:
@@ -66,10 +71,10 @@ def random_codec(config: MimiConfig, books: int, device: torch.device | str = "c
 
 
 def random_model(name: str = "random", device: torch.device | str = "cpu", **changes: Any) -> LoadedModel:
-    """A whole untrained model with a small codec; without a tokenizer of its size the text is made of bytes."""
+    """A whole untrained model with its codec; pieces of text beyond the bytes spell nothing."""
     lm = random_lm(name, device, **changes)
     books = StreamLayout.from_config(lm.config).n_system
-    config = replace(RANDOM_CODEC, cardinality=lm.config.card)
+    config = MimiConfig() if name == "random-mimi" else replace(RANDOM_CODEC, cardinality=lm.config.card)
     tokenizer = _Numbers(lm.config.text_card) if lm.config.text_card != ByteTokenizer.vocab_size else ByteTokenizer()
     return LoadedModel(lm=lm, config=lm.config, codec=random_codec(config, books, device), tokenizer=tokenizer, meta={},
                        folder=Path(name))

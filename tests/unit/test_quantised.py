@@ -1,0 +1,55 @@
+"""The accuracy benchmark of rounded weights: exact where nothing is rounded, and the kernels' own weights where it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from benchmarks import quantised
+from duplex.engine import Engine
+from duplex.fast.lm import NativeEngine
+from duplex.testing import fake_loaded_model
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="the native kernels need a C++ compiler (Debian: g++)")
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_copy_computes_what_the_kernels_do():
+    model = fake_loaded_model()
+    codes = torch.zeros(1, model.codec.n_codebooks, dtype=torch.long)
+    for scheme in ("int8", "int4"):
+        kernels, copy = NativeEngine(model.lm, None, scheme), Engine(quantised.rounded(model.lm, scheme))
+        _, a = kernels.step(kernels.init_state(), codes)
+        _, b = copy.step(copy.init_state(), codes)
+        assert torch.allclose(a.text_logits, b.text_logits, atol=1e-4)
+        plain = Engine(model.lm)
+        assert not torch.allclose(a.text_logits, plain.step(plain.init_state(), codes)[1].text_logits, atol=1e-4)
+
+
+def test_likelihoods_fall_with_the_bits():
+    model = fake_loaded_model()
+    codes = torch.stack([quantised.conversation(model, 60, seed) for seed in range(2)])
+    assert codes.shape == (2, model.config.num_rows, 60)
+    rows = quantised.compare(model.lm, codes, ["f32", "int8", "int4"])
+    assert rows["f32"] == rows["exact"] and rows["exact"]["text_agreement"] == 1.0
+    assert abs(rows["int8"]["audio_excess"]) < 0.01
+    assert rows["int4"]["audio_agreement"] < rows["int8"]["audio_agreement"] <= 1.0
+
+
+def test_the_command_writes_its_result(tmp_path, capsys, saved):
+    out = tmp_path / "q.json"
+    assert quantised.main(f"--model {saved} --frames 12 --seeds 1 --json {out}".split()) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads(out.read_text()) == result and set(result["schemes"]) == {"exact", "int8", "int4"}
+    assert quantised.main(["--device", "meta"]) == 2
+    assert "use cpu" in capsys.readouterr().err
