@@ -309,10 +309,15 @@ class Layout:
             out.reverb = round(rng.uniform(*p.reverb_seconds), 3)
             self._event("reverb", 0.0, seconds, seconds=out.reverb)
         out.placements = sorted((x for x in out.placements if x.start < seconds), key=lambda x: x.start)
-        out.system_words = sorted((w for w in out.system_words if w.start < seconds), key=lambda w: w.start)
-        out.user_words = sorted((w for w in out.user_words if w.start < seconds), key=lambda w: w.start)
-        out.events = sorted((e for e in out.events if e["start"] < seconds), key=lambda e: e["start"])
+        out.system_words, out.user_words = _within(out.system_words, seconds), _within(out.user_words, seconds)
+        events = [e | {"end": min(e["end"], seconds)} for e in out.events if e["start"] < seconds]
+        out.events = sorted(events, key=lambda e: e["start"])
         return out
+
+
+def _within(words: list[Word], seconds: float) -> list[Word]:
+    """The words that begin in time, in order; the dialogue's end cuts them."""
+    return [Word(w.text, w.start, min(w.end, seconds)) for w in sorted(words, key=lambda w: w.start) if w.start < seconds]
 
 
 def _keeps_free(event: dict) -> bool:

@@ -68,13 +68,13 @@ def sayable(name: str, speaker: Speaker) -> bool:
     return mark in ("", MUMBLED, FAR) or mark in SOUNDS or mark in speaker.styles()
 
 
-def user_requests(engine: str, seed: int) -> list[Request]:
-    """The user clips of one engine, in a fixed random order."""
+def user_requests(engine: str, seed: int, share: float = 1.0) -> list[Request]:
+    """The user clips of one engine, in a fixed random order; ``share`` of each speaker's lines."""
     rng = random.Random(f"{seed}:{engine}")
     wanted = []
     for split, quota in zip(("train", "test"), QUOTA.get(engine, (0, 0)), strict=True):
         for speaker in of_split(split, engine):
-            wanted += [request(speaker, name, rng) for name in speaker_lines(speaker, split, quota, seed)]
+            wanted += [request(speaker, name, rng) for name in speaker_lines(speaker, split, round(share * quota), seed)]
         for language in LANGUAGES:
             for speaker in of_split(split, engine, language):
                 wanted += [request(speaker, key(text, language), rng) for text in TALK[language] for _ in range(3)]
