@@ -67,5 +67,6 @@ def create_app(service: Service, access: Access | None = None, codec_threads: in
     routes = [Route("/", page), Route("/web/{name}", page), Route("/healthz", healthz), Route("/metrics", metrics),
               WebSocketRoute(CHAT_PATH, chat_endpoint), *(WebSocketRoute(path, live_endpoint) for path in LIVE_PATHS)]
     app = Starlette(routes=routes, middleware=[Middleware(Guard, access=access or Access())], lifespan=lifespan)
+    app.router.redirect_slashes = False
     app.state.service = service
     return app

@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 
 from starlette.websockets import WebSocket
 
-from infer.server.conduct import conduct, farewell, in_pool, receive
-from infer.server.limits import POLICY, ClientError
+from infer.server.conduct import conduct, farewell, idle, in_pool, receive
+from infer.server.limits import ClientError
 from infer.server.loop import Service
 from infer.server.moshi_wire import GREETING, SOUND, MoshiWire, error_message, metadata, parse_query
 
@@ -30,7 +30,7 @@ async def chat(ws: WebSocket, service: Service, pool: Executor) -> None:
 
     async def hear() -> None:
         last_sound = service.clock()
-        while True:
+        while not seat.left:
             left = last_sound + limits.idle_seconds - service.clock()
             message = await receive(ws, limits, max(left, 0.01))
             pcm = await in_pool(pool, wire.codec_is_slow, wire.hear, message)
@@ -38,7 +38,7 @@ async def chat(ws: WebSocket, service: Service, pool: Executor) -> None:
                 last_sound = service.clock()
                 seat.push(pcm)
             elif left <= 0:
-                raise ClientError(POLICY, f"no sound came for {limits.idle_seconds:g} seconds; send silence, too", "idle")
+                raise idle(limits)
 
     async def speak() -> None:
         await seat.ready.wait()
@@ -46,7 +46,7 @@ async def chat(ws: WebSocket, service: Service, pool: Executor) -> None:
         if options.events:
             await ws.send_bytes(metadata({"type": "start", "session": seat.id, "seed": seat.seed,
                                           "model": service.batch.name, "delay_frames": service.batch.delay}))
-        while True:
+        while not seat.left:
             try:
                 frame, latency = await asyncio.wait_for(seat.outbox.get(), _QUIET_SECONDS)
             except asyncio.TimeoutError:

@@ -33,8 +33,7 @@ async def receive(ws: WebSocket, limits: Limits, seconds: float) -> bytes | str:
     try:
         message = await asyncio.wait_for(ws.receive(), seconds)
     except asyncio.TimeoutError:
-        raise ClientError(POLICY, f"nothing came for {seconds:g} seconds; send sound in real time, silence included",
-                          "idle") from None
+        raise idle(limits) from None
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(message.get("code", NORMAL))
     data = message.get("bytes")
@@ -46,10 +45,17 @@ async def receive(ws: WebSocket, limits: Limits, seconds: float) -> bytes | str:
     return data
 
 
+def idle(limits: Limits) -> ClientError:
+    """The end of a session whose client sends no sound."""
+    return ClientError(POLICY, f"no sound came for {limits.idle_seconds:g} seconds; send it in real time, silence included",
+                       "idle")
+
+
 async def conduct(seat: Seat, hear: Callable[[], Awaitable[None]], speak: Callable[[], Awaitable[None]]) -> ClientError | None:
     """Runs both sides of a session until one ends; gives the reason to tell the client, None when it left by itself.
 
-    The seat is free when this returns. The two callables loop for ever and end by an exception.
+    The seat is free when this returns. The two callables loop until the seat is left or an exception ends them; they must
+    look at the seat, since `asyncio.wait_for` of Python 3.11 may swallow a cancellation while messages pour in.
     """
     limits = seat.service.limits
     tasks = [asyncio.create_task(hear(), name=f"hear {seat.id}"), asyncio.create_task(speak(), name=f"speak {seat.id}"),

@@ -10,8 +10,29 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from infer.server.loop import Service
+
+_CLOSING_SECONDS = 2.0
+"""So long may a peer take for its part of the close; then the connection is cut."""
+
+
+class Connection(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket connection, which does not wait for a peer that takes nothing any more.
+
+    Closing a socket whose peer does not read keeps it, and what was to be sent, for many minutes.
+    """
+
+    def keepalive_timeout(self) -> None:
+        """The peer did not answer a ping."""
+        super().keepalive_timeout()
+        self.loop.call_later(_CLOSING_SECONDS, self.transport.abort)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """The session is over, and what there was to say has been said."""
+        super().on_task_complete(task)
+        self.loop.call_later(_CLOSING_SECONDS, self.transport.abort)
 
 
 class Server(uvicorn.Server):
@@ -28,7 +49,7 @@ class Server(uvicorn.Server):
         super().__init__(uvicorn.Config(
             app, host, port, log_level="warning", access_log=False, server_header=False, date_header=False,
             # Twice what a session may send, so that it is told in words which of its messages was too long.
-            ws="websockets-sansio", ws_max_size=4 * limits.message_bytes, ws_per_message_deflate=False,
+            ws=Connection, ws_max_size=4 * limits.message_bytes, ws_per_message_deflate=False,
             ws_ping_interval=limits.ping_seconds, ws_ping_timeout=limits.ping_seconds, timeout_graceful_shutdown=3,
             h11_max_incomplete_event_size=16 * 1024, timeout_keep_alive=5,
             ssl_certfile=certificate[0] if certificate else None, ssl_keyfile=certificate[1] if certificate else None))

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from infer.server.conduct import Goodbye, conduct, farewell, in_pool, receive
+from infer.server.conduct import Goodbye, conduct, farewell, idle, in_pool, receive
 from infer.server.limits import BAD_PAYLOAD, GOING_AWAY, NORMAL, POLICY, ClientError
 from infer.server.live_wire import (
     APPEND,
@@ -51,7 +51,7 @@ async def live(ws: WebSocket, service: Service, pool: Executor) -> None:
 
     async def hear() -> None:
         complaints, last_sound = 0, service.clock()
-        while True:
+        while not seat.left:
             left = last_sound + limits.idle_seconds - service.clock()
             event = parse_event(await receive(ws, limits, max(left, 0.01)))
             try:
@@ -69,12 +69,12 @@ async def live(ws: WebSocket, service: Service, pool: Executor) -> None:
                 if complaints > _MAX_COMPLAINTS:
                     raise ClientError(POLICY, "too many commands that cannot be carried out", "complaints") from None
             if left <= 0:
-                raise ClientError(POLICY, f"no sound came for {limits.idle_seconds:g} seconds; send silence, too", "idle")
+                raise idle(limits)
 
     async def speak() -> None:
         await seat.ready.wait()
         await ws.send_text(wire.started(opening))
-        while True:
+        while not seat.left:
             frame, _ = await seat.outbox.get()
             for event in wire.say(frame):
                 await ws.send_text(event)

@@ -29,6 +29,10 @@ from infer.server.rows import BatchedSessions
 log = logging.getLogger("duplex.server")
 SILENT_DB = -50.0
 """A waiting frame below this level counts as silent, and is the first to be let go."""
+BURST_FRAMES = 25.0
+"""So much sound may come at once, after a stall of the network; beyond that a client is held to real time ..."""
+CLOCK_TOLERANCE = 1.01
+"""... by its own clock, which may be this much faster."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Seat:
         self._backlog = FrameBacklog()
         self._rest = np.zeros(0, dtype=np.float32)
         self._late_since: float | None = None
+        self._credit, self._credit_at, self._ahead = BURST_FRAMES, self.begun_at, 0
+        self._ahead_since: float | None = None
         self.begun = self.left = self.told = False
 
     @property
@@ -79,7 +85,7 @@ class Seat:
     @property
     def dropped(self) -> int:
         """Frames of the user that were let go, silent ones included."""
-        return self._backlog.dropped_silent + self._backlog.dropped_oldest
+        return self._backlog.dropped_silent + self._backlog.dropped_oldest + self._ahead
 
     def push(self, pcm: np.ndarray) -> None:
         """Takes sound of any length, float32 [S] at 24 kHz. Sound that nobody can follow is dropped and counted."""
@@ -93,7 +99,7 @@ class Seat:
         frames, self._rest = self._rest[: whole * FRAME_SAMPLES], self._rest[whole * FRAME_SAMPLES :].copy()
         self.received += whole
         with self.service.wake:
-            for frame in frames.reshape(-1, FRAME_SAMPLES):
+            for frame in frames.reshape(-1, FRAME_SAMPLES)[: self._allowed(whole, now)]:
                 frame = np.ascontiguousarray(frame, dtype=np.float32)
                 silent, oldest = self._backlog.dropped_silent, self._backlog.dropped_oldest
                 self._backlog.push(_Waiting(frame, now), level_db(frame) < SILENT_DB)  # type: ignore[arg-type]
@@ -102,14 +108,31 @@ class Seat:
             self._watch(now)
             self.service.wake.notify()
 
+    def _allowed(self, frames: int, now: float) -> int:
+        """How many of these frames may take up the model's time; a fast model would else follow a flood."""
+        earned = (now - self._credit_at) * CLOCK_TOLERANCE / FRAME_SECONDS
+        self._credit, self._credit_at = min(self._credit + earned, BURST_FRAMES), now
+        allowed = min(frames, int(self._credit))
+        self._credit -= allowed
+        self._ahead += frames - allowed
+        self.service.metrics.dropped.labels("ahead").inc(frames - allowed)
+        if allowed == frames and self._credit >= BURST_FRAMES / 2:
+            self._ahead_since = None
+        elif allowed < frames and self._ahead_since is None:
+            self._ahead_since = now
+        return allowed
+
     def _watch(self, now: float) -> None:
-        """Ends the session when its backlog has lasted for too long."""
+        """Ends the session when its backlog, or its running ahead of time, has lasted for too long."""
+        limit = self.service.limits.give_up_seconds
+        if self._ahead_since is not None and now - self._ahead_since > limit:
+            self.end(ClientError(POLICY, "sound comes faster than real time; send 12.5 frames a second", "ahead"))
         if self.waiting <= self._backlog.config.keep_frames:
             self._late_since = None
         elif self._late_since is None:
             self._late_since = now
-        elif now - self._late_since > self.service.limits.give_up_seconds:
-            self.end(ClientError(POLICY, "sound arrives faster than it can be followed; send it in real time", "backlog"))
+        elif now - self._late_since > limit:
+            self.end(ClientError(POLICY, "the server cannot follow in real time just now; try again later", "backlog"))
 
     def take(self) -> _Waiting | None:
         """The frame that is due; under the service's lock."""
