@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser("infer.demo", "A conversation with a recorded user on the embedded model.")
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="folder for the results")
     cli.add_model_options(parser)
-    parser.set_defaults(user=str(recording / "user.wav"), user_words=str(recording / "user.json"), with_itself=False,
-                        channel="mix", tail=4.0)
+    parser.set_defaults(**{**simulate.DEFAULTS, "user": [str(recording / "user.wav")],
+                           "user_words": str(recording / "user.json")})
     return cli.run(parser, simulate.run, argv)
 
 

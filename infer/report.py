@@ -15,6 +15,7 @@ import numpy as np
 
 from duplex.audio import write_wav
 from duplex.errors import InputError
+from duplex.metrics.turntaking import turn_taking_statistics
 from duplex.simulate import Dialogue
 from duplex.text import Word
 from duplex.turns import EventKind, TurnSummary, speech_spans
@@ -34,6 +35,10 @@ class About:
     """The user's file, or what else was the user."""
     settings: dict[str, object]
     """Seed, sampling and so on: what is needed to make the dialogue again."""
+    script: tuple[dict[str, object], ...] = ()
+    """Lines of a scripted user, with the exact times at which they were said."""
+    delivery: dict[str, object] | None = None
+    """How the sound arrived, where a network or devices lay between."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ def utterances(dialogue: Dialogue) -> list[Utterance]:
     for side, words in (("system", dialogue.words), ("user", dialogue.user_words)):
         lines: list[list[Word]] = []
         for word in words:
-            if lines and word.start - lines[-1][-1].end < LINE_BREAK_SECONDS:
+            again = lines and side == "system" and _is_heard(word, dialogue) and not _is_heard(lines[-1][-1], dialogue)
+            if lines and word.start - lines[-1][-1].end < LINE_BREAK_SECONDS and not again:
                 lines[-1].append(word)
             else:
                 lines.append([word])
@@ -65,9 +71,13 @@ def utterances(dialogue: Dialogue) -> list[Utterance]:
     return sorted(found, key=lambda utterance: utterance.start)
 
 
+def _is_heard(word: Word, dialogue: Dialogue) -> bool:
+    return dialogue.heard.heard(word.start, word.end)
+
+
 def _utterance(side: str, line: Sequence[Word], dialogue: Dialogue) -> Utterance:
     """A line of words as it was heard. What was cut off says that it was."""
-    heard = [side == "user" or dialogue.heard.heard(word.start, word.end) for word in line]
+    heard = [side == "user" or _is_heard(word, dialogue) for word in line]
     texts = [" ".join(printable(word.text) for word, here in zip(line, heard, strict=True) if here is wanted)
              for wanted in (True, False)]
     end = max((word.end for word, here in zip(line, heard, strict=True) if here), default=line[-1].end)
@@ -90,6 +100,7 @@ def transcript(dialogue: Dialogue, about: About) -> str:
         text = text.strip().replace("|", "\\|")
         lines.append(f"| {clock_time(said.start)} | {clock_time(said.end)} | {said.side} | {text} |")
     lines += ["", "## Turn-taking", "", *(f"- {line}" for line in turn_lines(dialogue.summary)), ""]
+    lines += _statistics(dialogue)
     shown = [event for event in dialogue.events if event.kind in _NOTEWORTHY]
     if shown:
         lines += ["| at | event | seconds |", "|---:|---|---:|"]
@@ -100,6 +111,17 @@ def transcript(dialogue: Dialogue, about: About) -> str:
     lines += ["Times are those of the session: the two sides as they lie beside each other in `conversation.wav`. "
               f"A live listener hears the system one frame ({FRAME_SECONDS * 1000:.0f} ms) later.", ""]
     return "\n".join(lines)
+
+
+def _statistics(dialogue: Dialogue) -> list[str]:
+    """The rates that papers give, as a table."""
+    if not dialogue.seconds:
+        return []
+    found = turn_taking_statistics(speech_spans(dialogue.events, "system"), speech_spans(dialogue.events, "user"),
+                                   dialogue.seconds)
+    rows = [f"| {name} | {found[name]['per_minute']:.1f} | {found[name]['seconds_per_minute']:.1f} |"
+            for name in ("ipu", "pause", "gap", "overlap")]
+    return ["| | per minute | seconds per minute |", "|---|---:|---:|", *rows, ""]
 
 
 _NOTEWORTHY = {EventKind.BACKCHANNEL, EventKind.BARGE_IN, EventKind.TRUNCATED, EventKind.YIELDED,
@@ -159,11 +181,24 @@ def event_lines(dialogue: Dialogue, about: About) -> Iterable[str]:
     rows = [event.to_dict() for event in dialogue.events]
     for side, words in (("system", dialogue.words), ("user", dialogue.user_words)):
         rows += [{"kind": f"{side}_word", "time": round(word.start, 3), "end": round(word.end, 3), "word": word.text,
-                  **({} if side == "user" or dialogue.heard.heard(word.start, word.end) else {"heard": False})}
+                  **({} if side == "user" or _is_heard(word, dialogue) else {"heard": False})}
                  for word in words]
+    rows += [{"kind": "script", **line} for line in about.script]
     for row in sorted(rows, key=lambda row: row["time"]):
         yield json.dumps(row, ensure_ascii=False)
+    if about.delivery is not None:
+        yield json.dumps({"kind": "delivery", **about.delivery})
+    if dialogue.seconds:
+        yield json.dumps({"kind": "turn_taking", **_rounded(turn_taking_statistics(
+            speech_spans(dialogue.events, "system"), speech_spans(dialogue.events, "user"), dialogue.seconds))})
     yield json.dumps({"kind": "summary", **dialogue.summary.to_dict()})
+
+
+def _rounded(value):
+    """Numbers of a nested structure to a tenth of a millisecond."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def check_folder(folder: str | Path) -> Path:

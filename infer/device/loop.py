@@ -150,7 +150,7 @@ class LiveLoop:
         elif silent_for > ABSENT_SECONDS:
             # Only whole frames of elapsed time, and not the past when the machine itself was asleep.
             self._fed_until = max(self._fed_until, now - 5 * FRAME_SECONDS)
-            while now - self._fed_until >= FRAME_SECONDS:
+            while now - self._fed_until >= FRAME_SECONDS and len(self.backlog) < self.backlog.config.keep_frames:
                 self._fed_until += FRAME_SECONDS
                 self.counters.absent_frames += 1
                 self._queue(np.zeros(FRAME_SAMPLES, np.float32))

@@ -19,7 +19,7 @@ from duplex.codec import MimiCodec, MimiConfig, build_mimi
 from duplex.model.lm import DuplexLM
 from duplex.saving import save_lm
 from duplex.testing import fake_loaded_model, scripted_speech, tiny_lm_config
-from infer import cli, demo, simulate
+from infer import cli, demo, dialogues, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ["conversation.wav", "events.jsonl", "timeline.png", "transcript.md"]
@@ -67,20 +67,20 @@ def test_the_same_seed_gives_the_same_files_and_another_one_does_not(place):
 
 def test_options_of_sampling_and_prompt_reach_the_session(place, monkeypatch):
     seen = {}
-    original = simulate.Session
+    original = dialogues.SessionBatch
 
-    def watched(model, sampling, seed, prompt):
-        seen.update(sampling=sampling, seed=seed, prompt=prompt)
-        return original(model, sampling, seed, prompt)
+    def watched(model, seeds, sampling, prompt, policies):
+        seen.update(sampling=sampling, seeds=seeds, prompt=prompt)
+        return original(model, seeds, sampling, prompt, policies)
 
-    monkeypatch.setattr(simulate, "Session", watched)
+    monkeypatch.setattr(dialogues, "SessionBatch", watched)
     assert simulate.main("--user user.wav --tail 0 --temperature-text 0.5 --temperature-audio 0.6 --top-k-text 7 --top-k-audio 9 "
                          "--greedy --repetition-window 5 --repetition-penalty 1.5 --prompt-text hi --prompt-audio user.wav "
                          "--seed 11".split()) == 0
     sampling = seen["sampling"]
     assert (sampling.text_temperature, sampling.audio_temperature) == (0.5, 0.6)
     assert (sampling.text_top_k, sampling.audio_top_k, sampling.greedy) == (7, 9, True)
-    assert (sampling.repetition_window, sampling.repetition_penalty, seen["seed"]) == (5, 1.5, 11)
+    assert (sampling.repetition_window, sampling.repetition_penalty, seen["seeds"]) == (5, 1.5, [11])
     assert seen["prompt"].text == "hi" and seen["prompt"].audio.shape == (48_000,)
     assert simulate.main("--user user.wav --tail 0".split()) == 0
     assert seen["sampling"] == fake_loaded_model().sampling and seen["prompt"] is None
@@ -146,7 +146,7 @@ def test_a_bad_recording_is_one_line(place, capsys, kind, says, option):
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
-    ("", "one of the arguments --user --self is required"),
+    ("", "one of the arguments --user --script --self is required"),
     ("--user user.wav --self", "not allowed with"),
     ("--user user.wav --seed one", "--seed: invalid integer value: 'one'"),
     ("--user user.wav --seed 1.5", "--seed: invalid integer value: '1.5'"),
@@ -166,6 +166,15 @@ def test_a_bad_recording_is_one_line(place, capsys, kind, says, option):
     ("--user user.wav --tial 3", "unrecognized arguments: --tial 3"),
     ("--user user.wav --user-words none.json", "none.json: cannot be read"),
     ("--user user.wav --user-words user.wav", "user.wav: not a file of timed words"),
+    ("--user user.wav --partner x", "--partner goes with --self"),
+    ("--self --network 50,30", "conditions do not go with --self"),
+    ("--user user.wav user.wav", "two users are called user"),
+    ("--user user.wav --network 50", "--network: invalid DELAY,JITTER value: '50'"),
+    ("--user user.wav --network 20,30", "jitter_ms (30) cannot exceed delay_ms (20)"),
+    ("--user user.wav --stalls 2,200", "stall_share: must lie in 0..1"),
+    ("--user user.wav --policy rude", "--policy: invalid choice: 'rude'"),
+    ("--user user.wav --barge-in-after 0.5", "--barge-in-after: 0.5 is not a number in 0.71..10"),
+    ("--script none.toml", "none.toml: cannot be read"),
     ("--self --user-words words.json", "--user-words does not go with --self"),
     ("--user user.wav --out user.wav", "user.wav is a file"),
 ])
@@ -189,7 +198,7 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_writes_nothing(place, mon
     def stop(*args, **kwargs):
         raise failure
 
-    monkeypatch.setattr(simulate, "simulate", stop)
+    monkeypatch.setattr(simulate, "converse", stop)
     failure = KeyboardInterrupt()
     assert simulate.main("--user user.wav --out out/x".split()) == cli.INTERRUPTED
     assert capsys.readouterr().err == "error: interrupted; nothing was written\n"

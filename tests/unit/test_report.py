@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from duplex.errors import InputError
+from duplex.policy import HeardLog
 from duplex.simulate import Dialogue
 from duplex.testing import scripted_speech
 from duplex.text import Word
@@ -78,7 +79,7 @@ def test_events_are_lines_of_json_in_order_with_the_words_among_them():
     rows = [json.loads(line) for line in event_lines(DIALOGUE, ABOUT)]
     assert rows[0] == {"kind": "dialogue", "seconds": 12.0, "model": "tiny", "user": "user.wav", "seed": 3}
     assert rows[-1]["kind"] == "summary" and rows[-1]["barge_ins"] == 1
-    times = [row["time"] for row in rows[1:-1]]
+    times = [row["time"] for row in rows[1:-1] if "time" in row]
     assert times == sorted(times)
     assert {"kind": "system_word", "time": 3.2, "end": 3.4, "word": "it"} in rows
     assert {"kind": "backchannel", "time": 4.0, "known": 4.64, "seconds": 0.4} in rows
@@ -176,3 +177,24 @@ def test_a_folder_that_cannot_be_is_refused_at_once(tmp_path):
         with pytest.raises(InputError, match="is a file; .*--out"):
             check_folder(folder)
     assert check_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+
+
+def test_what_was_not_heard_is_told_as_such_and_what_followed_begins_a_line():
+    heard = HeardLog()
+    for frame in range(44, 58):  # 3.52 to 4.64 s: "leaves at nine" and more
+        heard.lose(frame)
+    dialogue = replace(DIALOGUE, heard=heard, words=tuple(spoken("it leaves at nine from", 3.2)) + (Word("again", 4.8, 5.0),))
+    said = [(line.text, line.unheard) for line in utterances(dialogue) if line.side == "system" and line.end < 8]
+    assert said == [("it", "leaves at nine from"), ("again", "")]
+    assert "| 0:03.2 | 0:03.4 | system | it ... *(not heard: leaves at nine from)* |" in transcript(dialogue, ABOUT)
+    assert "it ... (not heard: leaves at nine from)" in human_summary(dialogue)
+    rows = [json.loads(line) for line in event_lines(dialogue, ABOUT)]
+    flags = {row["word"]: row.get("heard", True) for row in rows if row["kind"] == "system_word"}
+    assert flags == {"it": True, "leaves": False, "at": False, "nine": False, "from": False, "again": True}
+
+
+def test_script_delivery_and_turn_taking_are_in_the_events():
+    about = replace(ABOUT, script=({"time": 0.8, "end": 2.4, "text": "when"},), delivery={"underrun_share": 0.1})
+    rows = {row["kind"]: row for row in map(json.loads, event_lines(DIALOGUE, about))}
+    assert rows["script"]["end"] == 2.4 and rows["delivery"]["underrun_share"] == 0.1
+    assert rows["turn_taking"]["overlap"]["count"] == 2
