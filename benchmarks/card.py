@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,13 +26,14 @@ from benchmarks import latency, record, tasks
 from benchmarks.clips import Clips
 from benchmarks.items import Item
 from benchmarks.recogniser import Recogniser
-from benchmarks.rollout import decode_codes
+from benchmarks.rollout import decode_all
 from benchmarks.scoring import Score, excluded, score, values
 from benchmarks.silence import silent_runs
 from benchmarks.statistics import Estimate, mean, median, ratio
 from benchmarks.systems import ModelSystem, Response, controls
 from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
+from duplex.fast.backends import BACKENDS
 from duplex.metrics.behaviour import onsets
 from duplex.metrics.words import errors, plain, spoken_words
 from duplex.vad import activity
@@ -91,25 +91,11 @@ FRAME = Row("frame_p99_ms", "one 80 ms frame, codec and model, p99 on one CPU co
 CONVERSATIONS = ("turn", "pause", "interruption", "backchannel", "name_recall", "order_recall")
 
 
-class Clock:
-    """Says on stderr what is going on and how long it took."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.monotonic()
-        self.spent: dict[str, float] = {}
-
-    def done(self, what: str) -> None:
-        now = time.monotonic()
-        self.spent[what] = round(now - self.last, 1)
-        print(f"{now - self.start:6.0f} s  {what} ({now - self.last:.0f} s)", file=sys.stderr, flush=True)
-        self.last = now
-
-
 def run(args: argparse.Namespace) -> None:
     """Measures all rows and prints the card."""
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
-    clock, model, clips = Clock(), load_model(args.model), Clips(args.clips_folder)
+    clock, model, clips = record.Clock(), load_model(args.model, backend=args.backend), Clips(args.clips_folder)
     recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
     counts = {task: max(1, args.items // 2) if task.endswith("recall") else args.items for task in CONVERSATIONS}
     chosen = [task for task in CONVERSATIONS if task not in args.skip]
@@ -147,7 +133,8 @@ def run(args: argparse.Namespace) -> None:
         rows.append(_row(FRAME, {"model": frame_latency(model)}))
         clock.done("latency")
     out = {task: {"items": len(s), "excluded": excluded(s)} for task, s in scored["model"].items()}
-    result = record.stamp("card", args.seed, model=_name(args.model), sampling=asdict(model.sampling), items=args.items,
+    result = record.stamp("card", args.seed, model=_name(args.model), backend=model.backend,
+                          sampling=asdict(model.sampling), items=args.items,
                           engines=clips.versions, recogniser=recogniser.name if recogniser else None, seconds=clock.spent,
                           rows=rows, tasks=out, scenarios=by_scenario(made, scored["model"]),
                           details=details(made, scored["model"]))
@@ -170,7 +157,7 @@ class _Pool:
         if self.workers == 1 or len(items) < 2 * self.workers:
             return self.system.respond(items)
         parts = [list(items[n :: self.workers]) for n in range(self.workers)]
-        jobs = [(self.args.model, self.args.seed, self.args.batch, part) for part in parts]
+        jobs = [(self.args.model, self.args.backend, self.args.seed, self.args.batch, part) for part in parts]
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
             found = list(pool.map(_respond, jobs))
         merged: list[Response | None] = [None] * len(items)
@@ -179,10 +166,10 @@ class _Pool:
         return merged  # type: ignore[return-value]
 
 
-def _respond(job: tuple[str, int, int, list[Item]]) -> list[Response]:
-    source, seed, batch, items = job
+def _respond(job: tuple[str, str, int, int, list[Item]]) -> list[Response]:
+    source, backend, seed, batch, items = job
     torch.set_num_threads(1)
-    return ModelSystem(load_model(source), seed=seed, batch=batch).respond(items)
+    return ModelSystem(load_model(source, backend=backend), seed=seed, batch=batch).respond(items)
 
 
 def silence(model: LoadedModel, rooms: Sequence[np.ndarray], runs: int, seed: int) -> list[Score]:
@@ -192,12 +179,11 @@ def silence(model: LoadedModel, rooms: Sequence[np.ndarray], runs: int, seed: in
         seeds = [seed * 100_000 + n for n in range(number, runs, len(rooms))]
         if not seeds:
             continue
-        heard: dict[int, bool] = {}
-        for run in silent_runs(model, room, seeds)[0]:
-            if id(run) not in heard:
-                sound = np.zeros(0) if run.spoke_at is not None else decode_codes(model, run.codes, model.config.max_delay)
-                heard[id(run)] = run.spoke_at is not None or bool(onsets(activity(sound)))
-            found.append({"spoke": heard[id(run)]})
+        runs_here = silent_runs(model, room, seeds)[0]
+        quiet = list({id(run): run for run in runs_here if run.spoke_at is None}.values())  # without a word: is there a sound?
+        sounds = decode_all(model, [run.codes for run in quiet], model.config.max_delay)
+        heard = {id(run): bool(onsets(activity(sound))) for run, sound in zip(quiet, sounds, strict=True)}
+        found += [{"spoke": heard.get(id(run), True)} for run in runs_here]
     return found
 
 
@@ -288,6 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="leave these out")
     parser.add_argument("--batch", type=cli.at_least(1), default=64, help="conversations stepped together")
     parser.add_argument("--workers", type=cli.at_least(1), default=1, help="processes that share the conversations")
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS), help="how the steps are computed")
     parser.add_argument("--no-recogniser", action="store_true", help="leave out what needs one")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of items and sampling")
     record.add_options(parser)

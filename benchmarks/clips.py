@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -26,7 +27,6 @@ from train.corpus.sounds import SoundEngine
 from train.corpus.speakers import Speaker, of_split
 from train.corpus.style import gain_range, peak_of
 from train.corpus.voices import Engine, EngineMissing, EspeakEngine, FliteEngine, HibariEngine, PiperEngine, Utterance, trim
-from train.files import replace_file
 
 ENGINES = {"hibari": HibariEngine, "flite": FliteEngine, "espeak": EspeakEngine, "piper": PiperEngine}
 TIMED = ("hibari",)  # engines that tell the times of words
@@ -109,11 +109,10 @@ def gain(rng: random.Random, mark: str = "") -> float:
 
 
 def _store(path: Path, samples: np.ndarray, words: list) -> None:
-    def write(part: Path) -> None:
-        with open(part, "wb") as file:
-            np.savez(file, samples=samples, words=np.frombuffer(json.dumps(words).encode(), np.uint8))
-
-    replace_file(path, write)
+    part = path.with_suffix(f".{os.getpid()}.part")  # several benches may want the same clip at once
+    with open(part, "wb") as file:
+        np.savez(file, samples=samples, words=np.frombuffer(json.dumps(words).encode(), np.uint8))
+    part.replace(path)
 
 
 _VERSIONS: dict[str, str] = {}

@@ -25,17 +25,18 @@ from benchmarks.clips import Clips
 from benchmarks.items import core, draw
 from benchmarks.recogniser import Recogniser
 from benchmarks.statistics import Estimate, mean, ratio
-from duplex.audio import pad_to_frames
 from duplex.checkpoint import load_model
 from duplex.codec import Codec
 from duplex.errors import InputError
 from duplex.metrics.quality import bitrate, codebook_use, si_sdr, stft_distance
 from duplex.metrics.words import errors, spoken_words
-from duplex.units import FRAME_RATE, SAMPLE_RATE
+from duplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, samples_to_frames
 from infer import cli
 from train.files import trained_codec
 
 WIDE = 16_000  # PESQ's wide band
+LEAD = 6  # frames of silence before a clip
+ROWS = 16  # clips that the codec hears together
 
 
 def lines(clips: Clips, count: int, seed: int, who: str) -> list[tuple[str, np.ndarray]]:
@@ -56,13 +57,30 @@ def lines(clips: Clips, count: int, seed: int, who: str) -> list[tuple[str, np.n
     return list(found.values())
 
 
-def reconstruct(codec: Codec, pcm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(sound of the same length, codes [K, T]) of one clip float32 [S]; a little silence leads in, as in a conversation."""
-    lead = np.zeros(SAMPLE_RATE // 2, np.float32)
-    padded = pad_to_frames(np.concatenate([lead, pcm, lead]))
-    codes = codec.encode(torch.from_numpy(padded)[None, None])
-    decoded = codec.decode(codes)[0, 0].float().numpy()
-    return decoded[len(lead) : len(lead) + len(pcm)], codes[0].numpy()
+def reconstruct(codec: Codec, sounds: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Each clip float32 [S] encoded and decoded, of its own length, and the codes [K, T] of all of them.
+
+    Silence leads in and out, as in a conversation; codes of silence are not among those returned.
+    """
+    order = sorted(range(len(sounds)), key=lambda n: len(sounds[n]))
+    decoded: list[np.ndarray] = [np.zeros(0, np.float32)] * len(sounds)
+    codes = []
+    for at in range(0, len(order), ROWS):
+        chosen = order[at : at + ROWS]
+        frames = LEAD + samples_to_frames(len(sounds[chosen[-1]])) + 2
+        pcm_BS = np.zeros((len(chosen), frames * FRAME_SAMPLES), np.float32)
+        for row, n in enumerate(chosen):
+            pcm_BS[row, LEAD * FRAME_SAMPLES :][: len(sounds[n])] = sounds[n]
+        pcm_BTS, stream = torch.from_numpy(pcm_BS).unflatten(1, (frames, FRAME_SAMPLES)), codec.stream(len(chosen))
+        codes_BKT, out = [], []
+        for frame in range(frames):
+            codes_BKT.append(stream.encode_frame(pcm_BTS[:, None, frame].contiguous()))
+            out.append(stream.decode_frame(codes_BKT[-1])[:, 0].float())
+        sound_BS, codes_BKT = torch.cat(out, 1).numpy(), torch.stack(codes_BKT, -1).numpy()
+        for row, n in enumerate(chosen):
+            decoded[n] = sound_BS[row, LEAD * FRAME_SAMPLES :][: len(sounds[n])]
+            codes.append(codes_BKT[row, :, LEAD : LEAD + samples_to_frames(len(sounds[n]))])
+    return decoded, np.concatenate(codes, 1)
 
 
 def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: Recogniser | None) -> dict:
@@ -74,11 +92,7 @@ def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: R
         from pesq import PesqError, pesq
     except ImportError:  # it has no wheels and needs a C compiler to install
         pesq = None
-    decoded, rows = [], []
-    for _, pcm in spoken:
-        sound, codes = reconstruct(codec, pcm)
-        decoded.append(sound)
-        rows.append(codes)
+    decoded, codes_KT = reconstruct(codec, [pcm for _, pcm in spoken])
     found: dict[str, list[float]] = {"stoi": [], "si_sdr_db": [], "stft": [], "pesq": []}
     for (_, pcm), sound in zip(spoken, decoded, strict=True):
         found["stoi"].append(float(stoi(pcm, sound, SAMPLE_RATE)))
@@ -91,7 +105,6 @@ def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: R
             except PesqError:
                 continue
     result: dict = {name: mean(values).to_dict() for name, values in found.items()}
-    codes_KT = np.concatenate(rows, 1)
     use = codebook_use(codes_KT, codec.cardinality)
     result |= {"codebooks": codec.n_codebooks, "cardinality": codec.cardinality, "clips": len(spoken), "use": use,
                "nominal_bits_per_s": bitrate(codec.n_codebooks, codec.cardinality),
@@ -116,7 +129,7 @@ def word_errors(texts: Sequence[str], originals: Sequence[str], reconstructions:
 def open_codec(args: argparse.Namespace) -> Codec:
     """The codec of a model, or of a folder with mimi.safetensors and mimi.json."""
     if args.codec is None:
-        return load_model(args.model).codec
+        return load_model(args.model, backend="auto").codec
     folder = Path(args.codec)
     if not (folder / "mimi.json").is_file():
         raise InputError(f"{folder}: no mimi.json; give a folder with mimi.safetensors and mimi.json, or a model with --model")

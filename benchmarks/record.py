@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ NOTICE = ("Items are synthesised by speech engines in the format of public bench
           "items (protocol-compatible), never with a public leaderboard.")
 MOST_EXCLUDED = 0.05
 """Largest share of items that may be left out of a result."""
+
+
+class Clock:
+    """Says on stderr what is going on and how long it took."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.cpu = time.process_time()
+        self.spent: dict[str, float] = {}
+
+    def done(self, what: str) -> None:
+        now, cpu = time.monotonic(), time.process_time()
+        self.spent[what] = round(now - self.last, 1)
+        print(f"{now - self.start:6.0f} s  {what} ({now - self.last:.0f} s, {cpu - self.cpu:.0f} s of the processor)",
+              file=sys.stderr, flush=True)
+        self.cpu = cpu
+        self.last = now
 
 
 def stamp(benchmark: str, seed: int, **more: Any) -> dict:

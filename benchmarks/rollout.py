@@ -1,8 +1,8 @@
 """Many conversations with recorded users at once: the rows of one batch instead of one session after another.
 
-A `duplex.session.Session` handles one conversation frame by frame. When the user is a recording, the encoder can hear it in one
-pass and the decoder can speak at the end in one pass, since codec and model are causal; only the model must step, and it
-steps many conversations together. The result is the session's (tests compare the two), several times sooner.
+A `duplex.session.Session` handles one conversation frame by frame. Where the user is a recording, the encoder can hear many of
+them together, then the model steps many conversations together, then the decoder speaks them together. The result is the
+session's (a test compares the two), several times sooner.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from duplex.config import SamplingConfig
 from duplex.engine import Engine
 from duplex.errors import InputError
 from duplex.text import RowReader, Word
-from duplex.units import FRAME_SAMPLES, frames_to_samples
+from duplex.units import FRAME_SAMPLES
+
+CODEC_ROWS = 16
+"""Recordings that the codec hears or speaks together."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,24 @@ def encode_all(model: LoadedModel, users: Sequence[np.ndarray]) -> list[torch.Te
 
     Raises InputError for a recording that is not whole frames of finite samples.
     """
-    known: dict[int, torch.Tensor] = {}
-    found = []
-    n_user, device = model.lm.layout.n_user, model.lm.text_linear.weight.device
     for number, pcm in enumerate(users):
-        if id(pcm) not in known:
-            if pcm.ndim != 1 or len(pcm) == 0 or len(pcm) % FRAME_SAMPLES or not np.isfinite(pcm).all():
-                raise InputError(f"recording {number} has shape {list(pcm.shape)}; "
-                                 f"give finite float32 [frames * {FRAME_SAMPLES}]")
-            pcm_11S = torch.from_numpy(np.ascontiguousarray(pcm, np.float32))[None, None].to(device)
-            known[id(pcm)] = model.codec.encode(pcm_11S)[0, :n_user]
-        found.append(known[id(pcm)])
-    return found
+        if pcm.ndim != 1 or len(pcm) == 0 or len(pcm) % FRAME_SAMPLES or not np.isfinite(pcm).all():
+            raise InputError(f"recording {number} has shape {list(pcm.shape)}; "
+                             f"give finite float32 [frames * {FRAME_SAMPLES}]")
+    different = sorted({id(pcm): pcm for pcm in users}.values(), key=len)
+    n_user, device = model.lm.layout.n_user, model.lm.text_linear.weight.device
+    known: dict[int, torch.Tensor] = {}
+    for at in range(0, len(different), CODEC_ROWS):
+        chosen = different[at : at + CODEC_ROWS]
+        frames, stream = len(chosen[-1]) // FRAME_SAMPLES, model.codec.stream(len(chosen))
+        sound_BTS = np.zeros((len(chosen), frames, FRAME_SAMPLES), np.float32)
+        for row, pcm in enumerate(chosen):
+            sound_BTS[row, : len(pcm) // FRAME_SAMPLES] = pcm.reshape(-1, FRAME_SAMPLES)
+        pcm_BTS = torch.from_numpy(sound_BTS).to(device)
+        codes_BKT = torch.stack([stream.encode_frame(pcm_BTS[:, None, frame].contiguous()) for frame in range(frames)], -1)
+        for row, pcm in enumerate(chosen):
+            known[id(pcm)] = codes_BKT[row, :n_user, : len(pcm) // FRAME_SAMPLES]
+    return [known[id(pcm)] for pcm in users]
 
 
 @torch.no_grad()
@@ -68,7 +77,7 @@ def rollouts(model: LoadedModel, users: Sequence[np.ndarray], seeds: Sequence[in
     """
     if len(users) != len(seeds):
         raise InputError(f"{len(users)} recordings but {len(seeds)} seeds; give one seed each")
-    engine = Engine(model.lm, sampling or model.sampling)
+    engine = model.engine(sampling)
     found: list[Rollout | None] = [None] * len(users)
     # Rows of about the same length go together, so that few steps are spent on rows that are over.
     order = sorted(range(len(users)), key=lambda n: -len(users[n]))
@@ -77,8 +86,11 @@ def rollouts(model: LoadedModel, users: Sequence[np.ndarray], seeds: Sequence[in
         chosen = order[at : at + batch]
         text_BT, codes_BKT = _generate(engine, encode_all(model, [users[n] for n in chosen]), [seeds[n] for n in chosen])
         lengths = [len(users[n]) // FRAME_SAMPLES for n in chosen]
+        codes = [codes_BKT[row, :, :frames] for row, frames in enumerate(lengths)]
+        sounds = decode_all(model, codes, engine.max_delay) if decode else [np.zeros(0, np.float32)] * len(chosen)
         for row, (number, frames) in enumerate(zip(chosen, lengths, strict=True)):
-            found[number] = _finished(model, engine, text_BT[row, :frames], codes_BKT[row, :, :frames], decode)
+            text_T = text_BT[row, :frames]
+            found[number] = Rollout(sounds[row], read_row(model, text_T, engine.max_delay), text_T, codes[row])
         done += len(chosen)
         if progress:
             progress(done, len(users))
@@ -101,13 +113,6 @@ def _generate(engine: Engine, users: Sequence[torch.Tensor], seeds: Sequence[int
     return tokens_BQT[:, layout.text_row].astype(np.int64), tokens_BQT[:, layout.system_rows].astype(np.int16)
 
 
-def _finished(model: LoadedModel, engine: Engine, text_T: np.ndarray, codes_KT: np.ndarray, decode: bool) -> Rollout:
-    delay = engine.max_delay
-    words = read_row(model, text_T, delay)
-    pcm = decode_codes(model, codes_KT, delay) if decode else np.zeros(0, np.float32)
-    return Rollout(pcm, words, text_T, codes_KT)
-
-
 def read_row(model: LoadedModel, text_T: np.ndarray, delay: int) -> tuple[Word, ...]:
     """Words of a time-aligned text row whose first ``delay`` frames are empty, as a session reads them."""
     reader = RowReader(model.tokenizer, frame=delay)
@@ -118,12 +123,21 @@ def read_row(model: LoadedModel, text_T: np.ndarray, delay: int) -> tuple[Word, 
 
 
 @torch.no_grad()
-def decode_codes(model: LoadedModel, codes_KT: np.ndarray, delay: int) -> np.ndarray:
-    """Sound float32 [T * 1920] of codes whose first ``delay`` frames are empty: silence there, as in a session."""
-    frames = codes_KT.shape[1]
-    if frames <= delay:
-        return np.zeros(frames_to_samples(frames), np.float32)
+def decode_all(model: LoadedModel, codes: Sequence[np.ndarray], delay: int) -> list[np.ndarray]:
+    """Sound float32 [T * 1920] of each array of codes [K, T]; silent in the first ``delay`` frames, which are empty."""
     device = model.lm.text_linear.weight.device
-    codes_1KT = torch.from_numpy(codes_KT[:, delay:].astype(np.int64))[None].to(device)
-    pcm = model.codec.decode(codes_1KT)[0, 0].float().cpu().numpy()
-    return np.concatenate([np.zeros(frames_to_samples(delay), np.float32), pcm])
+    order = sorted(range(len(codes)), key=lambda n: codes[n].shape[1])
+    found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(codes)
+    for at in range(0, len(order), CODEC_ROWS):
+        chosen = order[at : at + CODEC_ROWS]
+        frames, stream = codes[chosen[-1]].shape[1], model.codec.stream(len(chosen))
+        padded_BKT = np.zeros((len(chosen), codes[chosen[-1]].shape[0], frames), np.int64)
+        for row, n in enumerate(chosen):
+            padded_BKT[row, :, : codes[n].shape[1]] = codes[n]
+        codes_BKT = torch.from_numpy(padded_BKT).to(device)
+        sound_BTS = np.zeros((len(chosen), frames, FRAME_SAMPLES), np.float32)
+        for frame in range(delay, frames):
+            sound_BTS[:, frame] = stream.decode_frame(codes_BKT[:, :, frame].contiguous())[:, 0].float().cpu().numpy()
+        for row, n in enumerate(chosen):
+            found[n] = sound_BTS[row, : codes[n].shape[1]].reshape(-1)
+    return found

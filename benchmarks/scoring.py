@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks.items import Item
-from benchmarks.systems import Response
+from benchmarks.systems import BY_TEXT, Response
 from duplex.metrics.behaviour import SPEECH_FRAMES, first_onset, goes_on, onsets, right, said, silent_from, speaking_at
 from duplex.metrics.turntaking import segments_of
 from duplex.metrics.words import longest_loop, plain
@@ -96,6 +96,8 @@ def score(item: Item, response: Response) -> Score:
     if not np.isfinite(response.pcm).all():
         return {"error": f"{item.name}: the system's sound is not finite"}
     active = activity(np.ascontiguousarray(response.pcm))
+    if item.task in BY_TEXT:
+        return SCORERS[item.task](item, response, active)
     return SCORERS[item.task](item, response, active) | health(response, active)
 
 

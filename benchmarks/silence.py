@@ -67,7 +67,7 @@ def silent_runs(model: LoadedModel, user: np.ndarray, seeds: Sequence[int], *, s
 
     ``stop_at_words`` ends a run with its first piece of a word, since then it has spoken.
     """
-    engine = Engine(model.lm, sampling or model.sampling)
+    engine = model.engine(sampling)
     settings = engine.sampling
     codes_KT = encode_all(model, [user])[0]
     shared = settings.greedy or settings.audio_temperature == 0

@@ -1,16 +1,14 @@
 """Whatever can be put to the test: it is played recordings and gives back its sound, and its words where it tells them.
 
-A checkpoint, a running server (`benchmarks.remote`), a folder of finished outputs, and the controls that every table needs: a
-system that is always silent, one that always talks, one that waits for 0.7 s of silence as a turn-based assistant does, and an
-oracle that knows what happens and does the right thing.
+A checkpoint, a running server (`benchmarks.remote`), a folder of finished outputs (`benchmarks.folders`), and the controls that
+every table needs: a system that is always silent, one that always talks, one that waits for 0.7 s of silence as a turn-based
+assistant does, and an oracle that knows what happens and does the right thing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,10 +16,8 @@ import numpy as np
 from benchmarks.clips import Clips
 from benchmarks.items import Item
 from benchmarks.rollout import rollouts
-from duplex.audio import read_audio, to_mono
 from duplex.checkpoint import LoadedModel
 from duplex.config import SamplingConfig
-from duplex.errors import InputError
 from duplex.text import Word
 from duplex.units import FRAME_SAMPLES, seconds_to_samples
 from duplex.vad import EnergyVad
@@ -30,7 +26,10 @@ END_POINT_FRAMES = 9  # 0.72 s, the first multiple of a frame beyond 0.7 s
 CANNED = "i am duplex. i can count, add numbers and tell stories."
 TALK = ("one night, a little star fell into a garden. a girl put it in a glass of water and gave it a name. in the morning the "
         "star was gone, but the water never stopped to shine.")
-TOLERANCE = 0.17  # seconds by which an output may be longer or shorter than its input
+
+
+BY_TEXT = ("name_recall", "order_recall")
+"""Tasks that are judged by the text alone: nothing needs to be decoded for them."""
 
 
 @dataclass(frozen=True)
@@ -67,55 +66,11 @@ class ModelSystem:
         self.model, self.name, self.sampling, self.batch, self.seed, self.progress = model, name, sampling, batch, seed, progress
 
     def respond(self, items: Sequence[Item]) -> list[Response]:
+        silent = bool(items) and all(item.task in BY_TEXT for item in items)
         found = rollouts(self.model, [item.user for item in items], [self.seed * 100_000 + item.seed for item in items],
-                         sampling=self.sampling, batch=self.batch, progress=self.progress)
-        return [Response(run.pcm, run.words, "" if np.isfinite(run.pcm).all() else "the system's sound is not finite")
-                for run in found]
-
-
-class FolderSystem:
-    """Finished outputs: ``{folder}/{task}/{id}/output.wav`` as long as the input, with ``output.json`` for the words."""
-
-    def __init__(self, folder: str | Path, name: str | None = None):
-        self.folder = Path(folder)
-        self.name = name or self.folder.name
-        if not self.folder.is_dir():
-            raise InputError(f"{folder}: no such folder; give one with {{task}}/{{id}}/output.wav in it")
-        self.has_text = next(self.folder.glob("*/*/output.json"), None) is not None
-
-    def respond(self, items: Sequence[Item]) -> list[Response]:
-        return [self._read(item) for item in items]
-
-    def _read(self, item: Item) -> Response:
-        folder = self.folder / item.name
-        try:
-            pcm = to_mono(read_audio(folder / "output.wav"))
-            words = read_chunks(folder / "output.json") if (folder / "output.json").exists() else ()
-        except InputError as error:
-            return Response(np.zeros(len(item.user), np.float32), error=str(error))
-        off = (len(pcm) - len(item.user)) / 24_000
-        if abs(off) > TOLERANCE:
-            kind = "longer" if off > 0 else "shorter"
-            wrong = (f"{folder / 'output.wav'}: {abs(off):.2f} s {kind} than its input; write it as long as the input, at the "
-                     "rate that its header says")
-            return Response(np.zeros(len(item.user), np.float32), error=wrong)
-        return Response(fitted(pcm, len(item.user)), words)
-
-
-def fitted(pcm: np.ndarray, samples: int) -> np.ndarray:
-    """Sound cut or padded with silence to a length."""
-    return np.pad(pcm[:samples], (0, max(0, samples - len(pcm)))).astype(np.float32)
-
-
-def read_chunks(path: Path) -> tuple[Word, ...]:
-    """Words of an ``output.json`` of Full-Duplex-Bench; InputError when it is none. An end that is missing is the start."""
-    try:
-        chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
-        times = [(c["text"].strip(), *c["timestamp"]) for c in chunks]
-        return tuple(Word(text, float(start), float(start if end is None else end)) for text, start, end in times)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or 'it must hold {"chunks": [{"text", "timestamp": [start, end]}]}'
-        raise InputError(f"{path}: cannot be read ({reason}); write it again") from None
+                         sampling=self.sampling, batch=self.batch, decode=not silent, progress=self.progress)
+        return [Response(np.zeros_like(item.user) if silent else run.pcm, run.words)
+                for item, run in zip(items, found, strict=True)]
 
 
 class Control:

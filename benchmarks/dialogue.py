@@ -1,0 +1,217 @@
+"""The duplex bench: pauses, backchannels, turns, interruptions and what else happens in a conversation.
+
+    python -m benchmarks.dialogue --system tiny [--items 50] [--out out/bench/dialogue] [--json dialogue.json]
+    python -m benchmarks.dialogue --system tiny ws://localhost:8998 live://localhost:8998 folder:OUTPUTS
+    python -m benchmarks.dialogue --write-items ITEMS          only the items, for a system that runs elsewhere
+
+Scores tasks of Full-Duplex-Bench v1 and v1.5 both as its public scorers do ("exact") and at the moment that an item is about
+("corrected"), behaviour by activity, and turn-taking statistics of a model that talks to itself. Controls stand in every table.
+Items and outputs are written in that benchmark's folders. The last line of the output is the result as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import folders, record, segments, tasks
+from benchmarks.clips import Clips
+from benchmarks.folders import FolderSystem
+from benchmarks.items import Item, scene
+from benchmarks.protocol import latencies, public_scores
+from benchmarks.recogniser import Recogniser
+from benchmarks.scoring import Score, excluded, score, values
+from benchmarks.selftalk import self_talk
+from benchmarks.selftalk import table as self_table
+from benchmarks.statistics import mean, median
+from benchmarks.systems import Control, ModelSystem, Response, System, controls
+from duplex.checkpoint import load_model
+from duplex.errors import InputError
+from duplex.text import Word
+from infer import cli
+from train.corpus.exchange import Exchange
+
+TASKS = ("pause", "report", "turn", "interruption", "backchannel", "aside", "background")
+TEMPERATURES = (0.1, 0.4, 0.7, 1.0)
+PUBLIC = (
+    ("pause.tor", "pause: takes over", "%", "↓"), ("report.tor", "backchannel: takes over", "%", "↓"),
+    ("report.frequency", "backchannel: how many a second", "", "↑"), ("report.jsd", "backchannel: JSD", "", "↓"),
+    ("turn.tor", "turn: takes it", "%", "↑"), ("turn.latency", "turn: mean latency", "s", "↓"),
+    ("interruption.tor", "interruption: answers", "%", "↑"), ("interruption.latency", "interruption: mean latency", "s", "↓"),
+    ("interruption.stop", "v1.5 user interrupts: stop latency", "s", "↓"),
+    ("interruption.response", "v1.5 user interrupts: response latency", "s", "↓"),
+    ("backchannel.stop", "v1.5 user backchannels: stop latency", "s", "↑"),
+    ("aside.stop", "v1.5 talks to others: stop latency", "s", "↑"),
+    ("background.stop", "v1.5 background speech: stop latency", "s", "↑"),
+)
+BEHAVIOUR = (
+    ("turn.takes_turn", "takes the turn", "%", "↑"), ("turn.response_s", "median response", "s", "↓"),
+    ("turn.over_user", "starts over the user", "%", "↓"), ("turn.right", "right answer", "%", "↑"),
+    ("pause.takes_over", "takes a pause for the end", "%", "↓"),
+    ("interruption.speaking", "was speaking when interrupted", "%", ""),
+    ("interruption.stop_s", "interrupted: median time until silent", "s", "↓"),
+    ("interruption.right", "interrupted: right answer", "%", "↑"),
+    ("backchannel.goes_on", "goes on through a backchannel", "%", "↑"),
+    ("aside.goes_on", "goes on through talk to others", "%", "↑"),
+    ("background.goes_on", "goes on through background speech", "%", "↑"),
+    ("report.takes_over", "takes over in a long turn", "%", "↓"),
+    ("turn.loop", "repeats itself", "%", "↓"), ("turn.sound_without_words", "sound without words", "%", "↓"),
+    ("turn.words_without_sound", "words without sound", "%", "↓"),
+)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Makes the items, plays them to all systems, scores, writes folders and tables."""
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"{args.json}: there is no such folder; make it first")
+    clock, clips = record.Clock(), Clips(args.clips_folder)
+    items = {task: tasks.make(clips, task, args.items, args.seed) for task in args.tasks}
+    clock.done(f"{sum(map(len, items.values()))} items made")
+    if args.write_items:
+        for task, chosen in items.items():
+            _write(Path(args.write_items), task, chosen)
+        print(f"wrote {args.write_items}: put output.wav (and output.json) beside each input.wav, then score it with "
+              f"--system folder:{Path(args.write_items).name} --items {args.items} --seed {args.seed}")
+        return
+    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
+    systems = [open_system(source, args) for source in args.system] + list(controls(clips))
+    found = {system.name: measure(system, items, recogniser, Path(args.out) if args.out else None, clock) for system in systems}
+    selftalk = []
+    model = next((system.model for system in systems if isinstance(system, ModelSystem)), None)
+    if model is not None and args.dialogues:
+        opening = _greeting(clips, args.seed)
+        selftalk = [self_talk(model, opening, t, args.dialogues, args.self_seconds, args.seed) for t in TEMPERATURES]
+        clock.done("self-dialogue")
+    result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),
+                          recogniser=recogniser.name if recogniser else None, systems=found, selftalk=selftalk,
+                          seconds=clock.spent)
+    print("\n\n".join(f"{title}\n\n{text}" for title, text in tables(result)))
+    record.write(args.json, result)
+    for name, scores in found.items():
+        record.refuse_excluded({f"{name}, {task}": entry for task, entry in scores["tasks"].items()})
+    print(json.dumps(result))
+
+
+def open_system(source: str, args: argparse.Namespace) -> System:
+    """The system of an address: folder:PATH, ws://…, live://…, or else a model."""
+    if source.startswith("folder:"):
+        return FolderSystem(source.removeprefix("folder:"))
+    if "://" in source:
+        from benchmarks.remote import ServerSystem
+
+        return ServerSystem(source, args.sessions)
+    name = Path(source).name if Path(source).is_dir() else source
+    return ModelSystem(load_model(source, backend="auto"), name, seed=args.seed)
+
+
+def measure(system: System, items: dict[str, list[Item]], recogniser: Recogniser | None, out: Path | None,
+            clock: record.Clock) -> dict:
+    """All scores of one system: Estimates by "task.measure", and per task the items that were left out."""
+    found: dict[str, dict] = {"exact": {}, "corrected": {}, "behaviour": {}, "tasks": {}}
+    for task, chosen in items.items():
+        responses = system.respond(chosen)
+        words = heard_words(system, responses, recogniser)
+        responses = _with_text(system, responses, words)
+        scores = [score(item, response) for item, response in zip(chosen, responses, strict=True)]
+        found["tasks"][task] = {"items": len(chosen), "excluded": excluded(scores)}
+        usable = [(chosen[n], responses[n], words[n]) for n, s in enumerate(scores) if "error" not in s]
+        for form in ("exact", "corrected"):
+            estimates = public_scores(task, usable, form == "exact")
+            if task in folders.V15:
+                estimates |= latencies(usable, form == "exact")
+            found[form] |= {f"{task}.{name}": estimate.to_dict() for name, estimate in estimates.items()}
+        found["behaviour"] |= _behaviour(task, scores)
+        if out is not None:
+            _write(out / _safe(system.name), task, chosen, responses, words)
+        clock.done(f"{system.name}: {task}")
+    return found
+
+
+def heard_words(system: System, responses: Sequence[Response], recogniser: Recogniser | None) -> list[list[Word]]:
+    """Words with times by the recogniser; without one the system's own text. A control's text is what it speaks."""
+    if recogniser is None or isinstance(system, Control):
+        return [list(response.words) for response in responses]
+    return recogniser.words([response.pcm for response in responses])
+
+
+def _with_text(system: System, responses: Sequence[Response], words: Sequence[Sequence[Word]]) -> list[Response]:
+    """Responses of a system that tells no words of its own, with those that were heard."""
+    if system.has_text:
+        return list(responses)
+    return [Response(r.pcm, tuple(said), r.error) for r, said in zip(responses, words, strict=True)]
+
+
+def _behaviour(task: str, scores: Sequence[Score]) -> dict[str, dict]:
+    found = {}
+    for name, _, unit, _ in BEHAVIOUR:
+        of, _, measure_name = name.partition(".")
+        if of == task:
+            found[name] = (median if unit == "s" else mean)(values(scores, measure_name)).to_dict()
+    return found
+
+
+def _write(root: Path, task: str, items: Sequence[Item], responses: Sequence[Response] | None = None,
+           words: Sequence[Sequence[Word]] = ()) -> None:
+    """Folders of both versions, one beside the other."""
+    for version, names in (("v1", folders.V1), ("v1.5", folders.V15)):
+        if task in names:
+            folders.write_items(root, items, version)
+            if responses is not None:
+                folders.write_outputs(root, items, responses, words, version)
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _greeting(clips: Clips, seed: int) -> np.ndarray:
+    """A held-out user who says hello, float32 [T * 1920]."""
+    s = scene(clips, seed, "greeting", 0)
+    end = s.say(Exchange("hello", ""))[1]
+    return s.finish(end)
+
+
+def tables(result: dict) -> list[tuple[str, str]]:
+    """(title, Markdown) of each table."""
+    names = list(result["systems"])
+    found = []
+    for form, rows in (("exact", PUBLIC), ("corrected", PUBLIC), ("behaviour", BEHAVIOUR)):
+        lines = ["| measure | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+        for key, what, unit, better in rows:
+            cells = [record.cell(result["systems"][name][form].get(key), unit) for name in names]
+            if any(key in result["systems"][name][form] for name in names):
+                lines.append(f"| {what} {better} | " + " | ".join(cells) + " |")
+        left_out = [sum(len(entry["excluded"]) for entry in result["systems"][name]["tasks"].values()) for name in names]
+        lines.append("| items left out | " + " | ".join(map(str, left_out)) + " |")
+        title = {"exact": "Full-Duplex-Bench, official-exact", "corrected": "Full-Duplex-Bench, corrected",
+                 "behaviour": "Behaviour"}[form]
+        found.append((title, "\n".join(lines)))
+    if result["selftalk"]:
+        found.append(("Self-dialogue", self_table(result["selftalk"])))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser("benchmarks.dialogue", "Measure how systems converse.")
+    parser.add_argument("--system", nargs="+", default=["tiny"], metavar="SYSTEM", help="models, ws://host:port (Moshi's "
+                        "protocol), live://host:port (the Live API), folder:PATH (finished outputs)")
+    parser.add_argument("--items", type=cli.at_least(1), default=50, metavar="N", help="items of each task")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, help="which tasks")
+    parser.add_argument("--write-items", metavar="FOLDER", help="write the items there and stop")
+    parser.add_argument("--out", metavar="FOLDER", help="write items and outputs there, a folder for each system")
+    parser.add_argument("--sessions", type=cli.at_least(1), default=2, help="conversations with a server side by side")
+    parser.add_argument("--dialogues", type=cli.at_least(0), default=4, help="self-dialogues at each temperature; 0: none")
+    parser.add_argument("--self-seconds", type=cli.number(1), default=60.0, metavar="S", help="length of a self-dialogue")
+    parser.add_argument("--no-recogniser", action="store_true", help="take the systems' own text for what was heard")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of items and sampling")
+    record.add_options(parser)
+    return cli.run(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Pictures of results as PNG bytes, for the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (the backend must be chosen before)
+
+COLOURS = ("#2b6cb0", "#a0aec0", "#cbd5e0", "#ed8936", "#48bb78")
+
+
+def of(result: dict) -> list[tuple[str, bytes]]:
+    """(caption, PNG) of what can be drawn of a result."""
+    makers: dict[str, Sequence[tuple[str, Callable[[dict], bytes | None]]]] = {
+        "card": (("Shares: model and controls, with the target as a line", shares), ("Response times to questions", responses),
+                 ("Right answers by scenario", scenarios)),
+        "dialogue": (("Self-dialogue over temperatures", selftalk),), "codec": (("Use of the codebooks", books),),
+        "latency": (("Percentiles of one frame", stages),)}
+    found = [(caption, draw(result)) for caption, draw in makers.get(result["benchmark"], ())]
+    return [(caption, png) for caption, png in found if png]
+
+
+def shares(result: dict) -> bytes | None:
+    """Bars of every share of a card."""
+    rows = [row for row in result["rows"] if row["unit"] == "%" and row["target"] is not None
+            and row["systems"]["model"]["value"] is not None]
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(9, 0.55 * len(rows) + 1))
+    for number, row in enumerate(rows):
+        for offset, (name, estimate) in enumerate(row["systems"].items()):
+            if estimate["value"] is not None:
+                axes.barh(number + 0.15 * (offset - 2), 100 * estimate["value"], 0.14, color=COLOURS[offset % len(COLOURS)],
+                          label=name if number == 0 else None)
+        mine = row["systems"]["model"]
+        if mine["low"] is not None and mine["high"] is not None:
+            axes.plot([100 * mine["low"], 100 * mine["high"]], [number - 0.3] * 2, color="black", linewidth=1)
+        axes.plot([100 * row["target"]] * 2, [number - 0.42, number + 0.42], color="#c53030")
+    axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("per cent")
+    axes.legend(fontsize=7, loc="lower right")
+    return _png(figure)
+
+
+def responses(result: dict) -> bytes | None:
+    """How long the model takes to answer."""
+    times = [item["response_s"] for item in result.get("details", {}).get("turn", ()) if item.get("response_s") is not None]
+    if not times:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 2.5))
+    axes.hist(times, bins=[0.08 * n for n in range(40)], color=COLOURS[0])
+    axes.set_xlabel("seconds from the end of the question to the first sound")
+    axes.set_ylabel("questions")
+    return _png(figure)
+
+
+def scenarios(result: dict) -> bytes | None:
+    """Right answers by scenario, the best above."""
+    found = sorted(result.get("scenarios", {}).items(), key=lambda pair: pair[1]["value"])
+    if not found:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 0.22 * len(found) + 0.8))
+    axes.barh([name for name, _ in found], [100 * estimate["value"] for _, estimate in found], color=COLOURS[0])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("per cent right")
+    return _png(figure)
+
+
+def selftalk(result: dict) -> bytes | None:
+    """Seconds a minute of IPU, pause, gap and overlap."""
+    rows = result.get("selftalk") or []
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 2.8))
+    for number, name in enumerate(("ipu", "pause", "gap", "overlap")):
+        axes.plot([row["temperature"] for row in rows], [row[name]["seconds_per_minute"] for row in rows], marker="o",
+                  color=("#2b6cb0", "#a0aec0", "#ed8936", "#48bb78")[number], label=name)
+    axes.set_xlabel("text temperature")
+    axes.set_ylabel("seconds a minute")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def books(result: dict) -> bytes | None:
+    """Entropy of each codebook against what it could hold."""
+    figure, axes = pyplot.subplots(figsize=(6, 2.5))
+    for number, (voice, scores) in enumerate(result["voices"].items()):
+        axes.plot(range(len(scores["use"])), [book["bits"] for book in scores["use"]], marker="o", color=COLOURS[3 * number],
+                  label=voice)
+    axes.set_xlabel("codebook")
+    axes.set_ylabel("bits a frame")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def stages(result: dict) -> bytes | None:
+    """Medians and 99th percentiles of the stages of a frame."""
+    found = [(f"{lane} {stage}", s["p50_ms"], s["p99_ms"]) for lane, by_stage in result.items() if isinstance(by_stage, dict)
+             for stage, s in by_stage.items() if isinstance(s, dict) and "p50_ms" in s and "p99_ms" in s]
+    if not found:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 0.3 * len(found) + 0.8))
+    names = [name for name, _, _ in found]
+    axes.barh(names, [p99 for _, _, p99 in found], color=COLOURS[1], label="p99")
+    axes.barh(names, [p50 for _, p50, _ in found], color=COLOURS[0], label="p50")
+    axes.invert_yaxis()
+    axes.set_xlabel("ms")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _png(figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110, bbox_inches="tight")
+    pyplot.close(figure)
+    return data.getvalue()

@@ -1,0 +1,96 @@
+"""Results as Markdown tables: the one place where a number on record becomes text, for pages, docs and model cards alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import capability, card, codec, dialogue, record
+from duplex.errors import InputError
+
+_BLOCK = re.compile(r"<!-- results: (?P<file>[\w./-]+)(?: \| (?P<title>[^>]*?))? -->\n.*?<!-- end of results -->", re.DOTALL)
+
+
+def latency_tables(result: dict) -> list[tuple[str, str]]:
+    """Times by lane and stage, of any result that holds {stage: {p50_ms, …}} somewhere."""
+    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms", "real_time_factor", "deadline_misses")
+    lines = ["| what | p50 ms | p95 ms | p99 ms | max ms | real-time factor | over 80 ms |", "|---|" + "---:|" * 6]
+
+    def walk(node: object, path: tuple[str, ...]) -> None:
+        if not isinstance(node, dict):
+            return
+        if "p50_ms" in node and "p99_ms" in node:
+            lines.append(f"| {' '.join(path)} | " + " | ".join(_plain(node.get(column)) for column in columns) + " |")
+            return
+        for key, value in node.items():
+            walk(value, (*path, str(key)))
+
+    walk(result, ())
+    return [("Latency of one frame", "\n".join(lines))]
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return "—"
+    return str(value) if isinstance(value, int) else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+
+
+RENDERERS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {
+    "card": lambda r: [("Model card", card.table(r)), ("Right answers by scenario", scenario_table(r))],
+    "dialogue": dialogue.tables,
+    "codec": lambda r: [("Codec", codec.table(r))],
+    "capability": lambda r: [("Capabilities", capability.table(r))],
+    "latency": latency_tables,
+}
+
+
+def scenario_table(result: dict) -> str:
+    """Right answers to questions, by scenario."""
+    lines = ["| scenario | right |", "|---|---:|"]
+    lines += [f"| {name} | {record.cell(estimate, '%')} |" for name, estimate in result["scenarios"].items()]
+    return "\n".join(lines)
+
+
+def tables(result: dict) -> list[tuple[str, str]]:
+    """(title, Markdown) of a result's tables; InputError for a benchmark that this version does not know."""
+    kind = result["benchmark"]
+    if kind not in RENDERERS:
+        raise InputError(f"results of '{kind}' cannot be shown; known are {', '.join(RENDERERS)}")
+    return RENDERERS[kind](result)
+
+
+def provenance(result: dict) -> str:
+    """Who measured it, when, where: one line of Markdown."""
+    parts = [f"{result.get('date', '?')}", f"commit {result.get('commit', '?')}", str(result.get("machine", "?")),
+             f"seed {result.get('seed', '?')}"]
+    command = f", `{result['command']}`" if result.get("command") else ""
+    return f"*{', '.join(parts)}{command}*"
+
+
+def block(result: dict, title: str | None = None) -> str:
+    """What stands between the marks of a document: the table (of a title, else the first), its provenance and the notice."""
+    found = dict(tables(result))
+    if title is not None and title not in found:
+        raise InputError(f"no table '{title}'; there are: {', '.join(found)}")
+    text = found[title] if title else next(iter(found.values()))
+    notice = f"\n\n{result['notice']}" if result.get("notice") else ""
+    return f"\n{text}\n\n{provenance(result)}{notice}\n\n"
+
+
+def refreshed(document: Path) -> str:
+    """The document with every block between ``<!-- results: FILE [| TITLE] -->`` and ``<!-- end of results -->`` made anew.
+
+    FILE is relative to the document. InputError when it cannot be read.
+    """
+    def fresh(match: re.Match) -> str:
+        result = record.read(document.parent / match["file"])
+        head = match[0][: match[0].index("\n") + 1]
+        return f"{head}{block(result, match['title'])}<!-- end of results -->"
+
+    return _BLOCK.sub(fresh, document.read_text(encoding="utf-8"))
+
+
+def has_blocks(document: Path) -> bool:
+    """Whether a document holds tables of results."""
+    return bool(_BLOCK.search(document.read_text(encoding="utf-8")))
