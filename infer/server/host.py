@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -61,9 +60,9 @@ class Server(uvicorn.Server):
             self.on_ready(self.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second stops."""
+        """The first signal drains, the second stops. Either way the end is an orderly one, with exit status 0."""
         if self.draining is not None or not self.service.seats:
-            super().handle_exit(signal.SIGTERM, frame)
+            self.should_exit = True
             return
         self.draining = asyncio.get_event_loop().create_task(self._drain())
 
