@@ -15,7 +15,6 @@ import torch
 from duplex.checkpoint import LoadedModel
 from duplex.config import SamplingConfig
 from duplex.conversation import Conversation, SessionFrame, bias_of
-from duplex.engine import Engine
 from duplex.errors import InputError
 from duplex.policy import DEFAULT_POLICY, PolicyConfig, Steering
 from duplex.session import Prompt, Session, prompt_frames, silent_codes
@@ -36,7 +35,7 @@ class SessionBatch:
         if len(policies) != rows:
             raise InputError(f"{len(policies)} policies for {rows} conversations; give one, or one for each")
         self.layout, self.delay = probe.layout, probe.delay
-        self._model, self._engine = model, Engine(model.lm, sampling or model.sampling)
+        self._model, self._engine = model, model.engine(sampling)
         self._state = self._engine.init_state(rows, list(seeds))
         self._codec = model.codec.stream(rows)
         self.talks = [Conversation(model.tokenizer, self.layout, self.delay, policy=policy) for policy in policies]

@@ -8,13 +8,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 from duplex.checkpoint import load_model
 from duplex.errors import InputError
+from duplex.fast.backends import BACKENDS
 from duplex.playout import PlayoutConfig
 from duplex.policy import POLICIES, PolicyConfig
 from duplex.session import Session
@@ -44,7 +49,9 @@ def parser() -> cli.Parser:
                         help="speech over the system that makes a barge-in for guarded and forced")
     parser.add_argument("--seconds", type=cli.number(FRAME_SECONDS), metavar="S", help="end after this time")
     parser.add_argument("--record", metavar="DIR", help="write conversation.wav, transcript, events and timeline there")
+    parser.add_argument("--screenshot", metavar="FILE", help="save the view as it is at the end, an svg file")
     parser.add_argument("--plain", action="store_true", help="no view: only the words, line by line")
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto", help="how the model's steps are computed")
     cli.add_model_options(parser)
     return parser
 
@@ -65,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     cancel = args.echo_cancel == "on" or args.echo_cancel == "auto" and speakers_are_open(probe.names[1])
     canceller = EchoCanceller() if cancel else None
     recorder = Recorder(args.record) if args.record else None
-    model = load_model(args.model, device)
+    model = load_model(args.model, device, backend=args.backend)
     sampling = cli.sampling_of(args, model.sampling)
     session = Session(model, sampling, args.seed, prompt,
                       policy=PolicyConfig(kind=args.policy, after_seconds=args.barge_in_after))
@@ -82,6 +89,8 @@ def run(args: argparse.Namespace) -> None:
     finally:
         conversation.stop()
     print(f"\n{_summary(loop)}", flush=True)
+    if args.screenshot:
+        view.save(args.screenshot, loop, ports)
     if recorder is not None:
         words, events = session.finish()
         settings = {"seed": args.seed, "sampling": vars(sampling), "policy": args.policy, "echo_cancellation": cancel,
@@ -91,9 +100,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {', '.join(path.name for path in paths)} in {recorder.folder}/", flush=True)
 
 
-def _silence(samples: int):
-    import numpy as np
-
+def _silence(samples: int) -> np.ndarray:
     return np.zeros(samples, np.float32)
 
 
@@ -117,7 +124,7 @@ class _View:
         self.notice = ""
         self._cancel = "echo cancellation on" if cancel else "echo cancellation off"
         self._state = self._live = None
-        if self._rich:
+        if self._rich or args.screenshot:
             try:
                 from rich.live import Live
 
@@ -125,7 +132,7 @@ class _View:
             except ImportError:
                 raise InputError("the terminal view needs the package rich; pip install -e '.[live]', or use --plain") from None
             self._state = ViewState(f"duplex live · {model} · policy {args.policy}")
-            self._live = Live(auto_refresh=False, screen=False)
+            self._live = Live(auto_refresh=False, screen=False) if self._rich else None
 
     def start(self) -> None:
         if self._live:
@@ -149,18 +156,32 @@ class _View:
                 recorder.add(user, frame, lost)
             if self._state is not None:
                 self._state.add(frame)
-            elif frame.text and not frame.muted:
+            if self._live is None and frame.text and not frame.muted:
                 print(frame.text, end="", flush=True)
 
         return on_frame
 
     def show(self, loop: LiveLoop, ports: SoundPorts) -> None:
         if self._live:
-            from infer.device.view import render
+            self._live.update(self._rendered(loop, ports), refresh=True)
 
-            self._state.notice = self.notice
-            self._state.devices = f"{ports.names[0]} → {ports.names[1]} · {self._cancel} · Ctrl-C ends"
-            self._live.update(render(self._state, loop), refresh=True)
+    def save(self, path: str, loop: LiveLoop, ports: SoundPorts) -> None:
+        """Writes the view as a picture."""
+        from rich.console import Console
+
+        console = Console(record=True, width=112, file=io.StringIO())
+        console.print(self._rendered(loop, ports))
+        try:
+            Path(path).write_text(console.export_svg(title="python -m infer.live"), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+
+    def _rendered(self, loop: LiveLoop, ports: SoundPorts):
+        from infer.device.view import render
+
+        self._state.notice = self.notice
+        self._state.devices = f"{ports.names[0]} → {ports.names[1]} · {self._cancel} · Ctrl-C ends"
+        return render(self._state, loop)
 
 
 class _Conversation:

@@ -91,19 +91,19 @@ def _timeline(run: dict, longest: float) -> str:
         kind, time = row["kind"], float(row["time"]) if "time" in row else 0.0
         if kind in ("system_stop", "user_stop") and row.get("seconds"):
             side, length = kind.removesuffix("_stop"), float(row["seconds"])
-            start, top = time - length, 10 if side == "system" else 52
-            parts.append(f'<rect class="{side}" x="{start * unit:.1f}" y="{top}" width="{length * unit:.1f}" height="28">'
+            start, top = time - length, 8 if side == "system" else 96
+            parts.append(f'<rect class="{side}" x="{start * unit:.1f}" y="{top}" width="{length * unit:.1f}" height="52">'
                          f"<title>{side} {start:.2f} to {time:.2f} s</title></rect>")
         elif kind in _MARKS:
             colour, name = _MARKS[kind]
             note = f": {row['text']}" if kind == "script" else f", {row['seconds']:.2f} s" if row.get("seconds") else ""
-            parts.append(f'<rect x="{time * unit:.1f}" y="40" width="4" height="10" fill="{colour}">'
+            parts.append(f'<rect x="{time * unit:.1f}" y="64" width="9" height="28" fill="{colour}">'
                          f"<title>{escape(f'{time:.2f} s {name}{note}')}</title></rect>")
     seconds = range(0, int(longest) + 1, _tick(longest))
-    ticks = "".join(f'<text x="{second * unit:.1f}" y="98">{second}</text>' for second in seconds)
-    return (f'<svg viewBox="0 0 1000 100" data-seconds="{longest}" role="img" aria-label="timeline">'
-            f'<line class="end" x1="{run["seconds"] * unit:.1f}" x2="{run["seconds"] * unit:.1f}" y1="6" y2="84"/>'
-            f'{"".join(parts)}{ticks}<line class="cursor" x1="0" x2="0" y1="4" y2="86"/></svg>')
+    ticks = "".join(f'<text x="{second * unit:.1f}" y="184">{second}</text>' for second in seconds)
+    return (f'<svg viewBox="0 0 1000 190" data-seconds="{longest}" role="img" aria-label="timeline">'
+            f'<line class="end" x1="{run["seconds"] * unit:.1f}" x2="{run["seconds"] * unit:.1f}" y1="4" y2="152"/>'
+            f'{"".join(parts)}{ticks}<line class="cursor" x1="0" x2="0" y1="0" y2="156"/></svg>')
 
 
 def _tick(seconds: float) -> int:

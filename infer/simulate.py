@@ -26,6 +26,7 @@ import numpy as np
 from duplex.audio import read_audio, to_mono
 from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
+from duplex.fast.backends import BACKENDS
 from duplex.metrics.turntaking import turn_taking_statistics
 from duplex.policy import POLICIES, PolicyConfig
 from duplex.text import Word, read_words
@@ -43,7 +44,8 @@ CHANNELS = ("mix", "left", "right")
 DEFAULTS = {
     "user": None, "script": None, "with_itself": False, "partner": None, "user_words": None, "channel": "mix", "voice": None,
     "tail": 4.0, "seconds": 30.0, "runs": 1, "batch": 16, "policy": ["learned"], "barge_in_after": 0.8, "network": None,
-    "stalls": None, "drift": 0.0, "echo": None, "echo_delay": 120.0, "no_cancel": False, "noise": None}
+    "stalls": None, "drift": 0.0, "echo": None, "echo_delay": 120.0, "no_cancel": False, "noise": None,
+    "backend": "naive"}
 """What `run` needs beside the options of the model and `out`, as a parser without these options would have it."""
 
 
@@ -80,6 +82,7 @@ def parser() -> cli.Parser:
     group.add_argument("--echo-delay", type=cli.number(0, 1_000), default=120.0, metavar="MS", help="of that echo")
     group.add_argument("--no-cancel", action="store_true", help="leave that echo in")
     group.add_argument("--noise", type=cli.number(-120, 0), metavar="DB", help="noise at the microphone")
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="naive", help="how the model's steps are computed")
     parser.add_argument("--out", default="out/simulate", metavar="DIR", help="folder for the results")
     cli.add_model_options(parser)
     return parser
@@ -113,14 +116,14 @@ def run(args: argparse.Namespace) -> None:
     if args.with_itself and not conditions.perfect:
         raise InputError("conditions do not go with --self; leave them out")
     plans, user_words = _plans(args, conditions), _user_words(args)
-    model = load_model(args.model, device)
+    model = load_model(args.model, device, backend=args.backend)
     sampling = cli.sampling_of(args, model.sampling)
     delay = model.config.max_delay + 1
     print(f"{_describe(model)}, {delay} frames ({delay * FRAME_SECONDS * 1000:.0f} ms) of algorithmic latency, seed {args.seed}",
           flush=True)
     if args.with_itself:
         frames = seconds_to_frames(args.seconds)
-        other = load_model(args.partner, device) if args.partner else model
+        other = load_model(args.partner, device, backend=args.backend) if args.partner else model
         found = iter(converse_together(model, other, plans, frames, (sampling, cli.sampling_of(args, other.sampling)), prompt,
                                        time.perf_counter, Progress(frames)))
     else:
@@ -198,7 +201,8 @@ def _delivered(outcome: Outcome) -> str:
     way = outcome.delivery
     return "" if way is None else (
         f"delivery: underrun {100 * way.underrun_share:.2f} % of the time, playout delay {way.playout_delay_ms:.0f} ms, dropped "
-        f"{way.dropped_ms:.0f} ms and {way.dropped_frames} frames; sound taken for the silent user's {way.echo_heard} times\n")
+        f"{way.dropped_ms:.0f} ms and {way.dropped_frames} frames; the silent user was heard {way.echo_heard} times and "
+        f"yielded to {way.echo_yields} times in {way.system_turns} turns\n")
 
 
 def _summary(outcome: Outcome) -> dict:

@@ -44,6 +44,10 @@ class Delivery:
     """Frames of the user that never reached the model."""
     echo_heard: int
     """Times that the model's side took sound for the user's while the user was silent."""
+    echo_yields: int
+    """Times that the system fell silent for it."""
+    system_turns: int
+    """Stretches of speech of the system, to compare with."""
 
 
 class PerfectWorld:
@@ -117,9 +121,17 @@ class ImperfectWorld:
     @property
     def delivery(self) -> Delivery:
         counters = self._playout.counters
+        told = [event for frame in self._frames for event in frame.events]
+        yields = [event for event in told if event.kind is EventKind.YIELDED]
+        turns = sum(event.kind is EventKind.SYSTEM_START for event in told)
         return Delivery(counters.underrun / max(counters.played, 1), float(np.mean(self._delays or [0.0])),
                         counters.dropped / 24, self._backlog.dropped_oldest + self._backlog.dropped_silent,
-                        self._false_hearings)
+                        self._false_hearings, sum(map(self._was_for_nobody, yields)), turns)
+
+    def _was_for_nobody(self, event: Event) -> bool:
+        """Was the user silent all the time in which a yield could have been meant for them?"""
+        first = int((event.time - (event.seconds or 0)) / FRAME_SECONDS) - 12
+        return not any(spoken.any() for spoken in self._spoken[max(first, 0) : int(event.time / FRAME_SECONDS) + 6])
 
     def slot(self) -> list[np.ndarray]:
         spoken = self.user.speak(self._heard)

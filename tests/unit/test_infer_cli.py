@@ -31,7 +31,7 @@ MIMI = MimiConfig(dimension=32, n_filters=4, codebook_dim=16, n_codebooks=4, car
 def place(tmp_path, monkeypatch):
     """An empty folder to work in, with a good recording of 2 s, and the fake model in place of the embedded one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(simulate, "load_model", lambda source, device: fake_loaded_model())
+    monkeypatch.setattr(simulate, "load_model", lambda source, device, backend: fake_loaded_model())
     soundfile.write("user.wav", scripted_speech([(0.4, 1.4)], 2.0), 24_000)
     return tmp_path
 

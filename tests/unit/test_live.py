@@ -206,7 +206,7 @@ BOTH = [device("Mic", 1, 0), device("Speaker", 0, 2), device("Mic two", 1, 0)]
 ])
 def test_a_device_that_cannot_be_used_is_one_line(monkeypatch, capsys, devices, failure, rates, arguments, says):
     monkeypatch.setattr(ports, "portaudio", lambda: FakeAudio(devices, failure, rates))
-    monkeypatch.setattr(live, "load_model", lambda *a: sys.exit(99))
+    monkeypatch.setattr(live, "load_model", lambda *a, **k: sys.exit(99))
     if says is None:  # a whole name wins over parts of others: goes on to load the model
         with pytest.raises(SystemExit):
             live.main([*arguments.split(), "--echo-cancel", "off"])
