@@ -85,19 +85,24 @@ export class Timeline {
     g.globalAlpha = 1;
     g.textAlign = "left";
     g.fillStyle = colour.ink;
-    let free = -1e9;
+    const turns = [];  // what was said in one go is one line of text, cut where the next begins
     for (const word of this.words) {
-      const left = Math.max(x(word.start), free);
-      if (left > -60) g.fillText(word.word, left, top + lane + words - 2);
-      free = left + g.measureText(word.word).width + 5;
+      const turn = turns.at(-1);
+      if (turn && word.start - turn.end < 0.7) { turn.text += ` ${word.word}`; turn.end = word.end; } else {
+        turns.push({ text: word.word, start: word.start, end: word.end });
+      }
     }
-    free = -1e9;
+    turns.forEach((turn, i) => {
+      const left = x(turn.start), room = (turns[i + 1] ? x(turns[i + 1].start) : width) - left - 8;
+      g.fillText(fit(g, turn.text, room), left, top + lane + words - 2);
+    });
     for (const mark of this.marks) {
-      const at = x(mark.time);
+      const at = x(mark.time), before = mark.kind === "barge_in";
       g.fillStyle = mark.kind === "backchannel" ? colour.quiet : colour.bad;
       g.beginPath(); g.moveTo(at - 5, 8); g.lineTo(at + 5, 8); g.lineTo(at, 16); g.fill();
       g.fillRect(at - 0.5, 16, 1, userMiddle + lane / 2 - 16);
-      if (at + 8 > free) { g.fillText(MARKS[mark.kind], at + 8, 14); free = at + 14 + g.measureText(MARKS[mark.kind]).width; }
+      g.textAlign = before ? "right" : "left";
+      g.fillText(MARKS[mark.kind], before ? at - 9 : at + 9, 14);
     }
     g.fillStyle = colour.quiet;
     g.textAlign = "left";
@@ -106,6 +111,13 @@ export class Timeline {
     }
     if (!last) { g.textAlign = "center"; g.fillText("the conversation scrolls by here", width / 2, systemMiddle + 4); }
   }
+}
+
+function fit(g, text, room) {
+  if (g.measureText(text).width <= room) return text;
+  let length = text.length;
+  while (length > 0 && g.measureText(`${text.slice(0, length)}\u2026`).width > room) length--;
+  return length > 2 ? `${text.slice(0, length).trimEnd()}\u2026` : "";
 }
 
 export function clock(seconds) {

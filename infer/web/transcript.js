@@ -22,7 +22,7 @@ export class Transcript {
   event(event) {
     const length = event.seconds == null ? "" : ` ${event.seconds.toFixed(1)} s`;
     switch (event.kind) {
-      case "user_stop": this.#add("user", `you spoke for${length}`, event.time - event.seconds); this.open = null; break;
+      case "user_stop": this.#add("user", `you spoke for${length}`, event.time); this.open = null; break;
       case "yielded": this.#add("event", `interrupted; it fell silent after${length}`, event.time); this.open = null; break;
       case "truncated": if (this.open) { this.open.text += " \u2014"; this.open.node.textContent = this.open.text.trimStart(); } break;
     }
