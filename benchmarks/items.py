@@ -127,13 +127,13 @@ def length(name: str) -> float:
     return 0.21 + LETTER * letters + SPACE * text.count(" ") + MARK * max(0, marks - 1)
 
 
-def listening(name: str) -> tuple[float, int | None]:
+def listening(name: str, longest: float = LONGEST_LISTEN) -> tuple[float, int | None]:
     """Seconds to listen for an answer after the user's turn, and `Item.least` for one that does not fit."""
-    needed = GAP + length(name) * 1.15 + 1.2
-    if needed <= LONGEST_LISTEN:
-        return needed, None
-    share = (LONGEST_LISTEN - GAP - 1.2) / (length(name) * 1.15)
-    return LONGEST_LISTEN, max(2, int(share * len(plain(name).split())) - 1)
+    spoken = length(name) * 1.15
+    if GAP + spoken + 1.2 <= longest:
+        return GAP + spoken + 1.2, None
+    share = (longest - GAP - 1.2) / spoken
+    return longest, max(2, int(share * len(plain(name).split())) - 1)
 
 
 def scene(clips: Clips, seed: int, task: str, number: int, timed: bool = False) -> Scene:

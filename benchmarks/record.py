@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -76,7 +77,7 @@ def machine() -> str:
 
 def _command() -> list[str]:
     """The command line, without folders of this machine."""
-    arguments = [str(Path(a).name) if os.path.isabs(a) else a for a in sys.argv[1:]]
+    arguments = [re.sub(r"(?<![\w./])/(?:[^/]*/)*", "", a) for a in sys.argv[1:]]
     name = Path(sys.argv[0])
     return [f"{name.parent.name}.{name.stem}" if name.parent.name == "benchmarks" else name.stem, *arguments]
 

@@ -13,7 +13,17 @@ import numpy as np
 
 from benchmarks.items import Item
 from benchmarks.systems import BY_TEXT, Response
-from duplex.metrics.behaviour import SPEECH_FRAMES, first_onset, goes_on, onsets, right, said, silent_from, speaking_at
+from duplex.metrics.behaviour import (
+    SPEECH_FRAMES,
+    first_onset,
+    goes_on,
+    onsets,
+    right,
+    said,
+    silent_from,
+    speaking_at,
+    speaks_within,
+)
 from duplex.metrics.turntaking import segments_of
 from duplex.metrics.words import longest_loop, plain
 from duplex.vad import activity
@@ -34,7 +44,7 @@ def turn(item: Item, response: Response, active: np.ndarray) -> Score:
     """Smooth turn-taking, and whether the answer is right."""
     start, end = item.marks["turn"]
     answer = first_onset(active, end - EARLY, end + PATIENCE)
-    over = first_onset(active, start + 0.3, end - EARLY) is not None
+    over = speaks_within(active, start + 0.3, end - EARLY)
     heard = said(response.words, end - ECHO)
     taken = answer is not None and not over
     return {"takes_turn": taken, "response_s": max(0.0, answer - end) if taken else math.inf, "over_user": over,
@@ -43,11 +53,11 @@ def turn(item: Item, response: Response, active: np.ndarray) -> Score:
 
 def pause(item: Item, response: Response, active: np.ndarray) -> Score:
     """Does the system take a pause for the end of the turn?"""
-    end = item.marks["pause"][1]
-    begun = first_onset(active, item.marks["turn"][0] + 0.3, end + REACTION)
+    start, end = item.marks["pause"]
+    begun = speaks_within(active, item.marks["turn"][0] + 0.3, end) or first_onset(active, start, end + REACTION) is not None
     after = turn(item, response, active)
     answer = first_onset(active, item.marks["turn"][1] - EARLY, math.inf)
-    return {"takes_over": begun is not None, "answers_after": answer is not None,
+    return {"takes_over": begun, "answers_after": answer is not None,
             "right": after["right"], "heard": after["heard"]}
 
 

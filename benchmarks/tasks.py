@@ -104,11 +104,8 @@ def interruption(clips: Clips, seed: int, number: int) -> Item:
     else:
         _, follow, right = draw_short(s.rng, 2.6)
     event = s.say(follow, begin)
-    listen, least = listening(max(right, key=len))
+    listen, least = listening(max(right, key=len), 4.8)
     s.answer(follow.system_key)
-    listen = min(listen, 4.8)
-    if least is not None:
-        least = max(2, least // 2)
     return Item(f"interruption/{number:04d}", "interruption", f"{name}, {kind}", s.speaker.name, number,
                 s.finish(event[1] + listen), {"turn": first, "event": event}, follow.user, right, least, exchange.user,
                 tuple(s.ideal))

@@ -17,8 +17,9 @@ from duplex.units import FRAME_SECONDS, seconds_to_frame
 
 SPEECH_FRAMES = 3
 """Active frames in a row (0.24 s) that are speech."""
-SILENT_FRAMES = 5
-"""Silent frames in a row (0.4 s) after which a system has stopped; the pauses of its own speech are shorter."""
+SILENT_FRAMES = 3
+"""Silent frames in a row (0.24 s) that end a stretch of speech, as everywhere (`duplex.turns.TurnConfig.pause_frames`). A system
+that talks on has such pauses, too: the control that always talks shows how soon one comes by chance."""
 GONE_FRAMES = 9
 """Silent frames in a row (0.72 s) after which it has left off, even at the end of a sentence."""
 
@@ -36,6 +37,11 @@ def onsets(active: np.ndarray) -> list[float]:
 def first_onset(active: np.ndarray, start: float, end: float) -> float | None:
     """The first start of speech in [start, end) seconds."""
     return next((time for time in onsets(active) if start <= time < end), None)
+
+
+def speaks_within(active: np.ndarray, start: float, end: float) -> bool:
+    """Whether there is speech within [start, end) seconds, wherever it began."""
+    return bool(onsets(active[seconds_to_frame(max(0.0, start)) : seconds_to_frame(max(0.0, end))]))
 
 
 def speaking_at(active: np.ndarray, time: float, back: float = 0.4) -> bool:
