@@ -6,14 +6,13 @@ Nothing of a step's cost depends on what was said, so a context of t frames is m
 from __future__ import annotations
 
 import resource
-import statistics as stats
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from benchmarks.lanes import Spent, now, since
 from duplex.checkpoint import LoadedModel
 from duplex.session import Session
 from duplex.streams import StreamLayout
@@ -21,13 +20,19 @@ from duplex.testing import scripted_speech
 from duplex.units import FRAME_RATE, FRAME_SAMPLES, FRAME_SECONDS
 
 
-def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Percentiles in ms (nearest rank), mean time per 80 ms of sound, and how many frames took longer than that."""
-    times = np.asarray(seconds)
-    p50, p95, p99 = (round(1e3 * float(value), 3) for value in np.percentile(times, (50, 95, 99), method="inverted_cdf"))
-    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "max_ms": round(1e3 * float(times.max()), 3),
-            "real_time_factor": round(float(times.mean()) / FRAME_SECONDS, 4),
-            "deadline_misses": int((times > FRAME_SECONDS).sum())}
+def summary(spent: Sequence[Spent]) -> dict[str, float]:
+    """Percentiles in ms (nearest rank), mean time per 80 ms of sound, and how many frames took longer than that.
+
+    `cpu_*` are the same percentiles of the processor's time.
+    """
+    times, processor = np.asarray(spent, dtype=np.float64).reshape(-1, 2).T
+    ranks = {name: np.percentile(values, (50, 95, 99), method="inverted_cdf") for name, values in
+             (("", times), ("cpu_", processor))}
+    result = {f"{kind}{name}_ms": round(1e3 * float(value), 3) for kind, values in ranks.items()
+              for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
+    return result | {"max_ms": round(1e3 * float(times.max()), 3),
+                     "real_time_factor": round(float(times.mean()) / FRAME_SECONDS, 4),
+                     "deadline_misses": int((times > FRAME_SECONDS).sum())}
 
 
 def user_sound() -> np.ndarray:
@@ -36,17 +41,17 @@ def user_sound() -> np.ndarray:
 
 
 def interleaved(calls: dict[object, Callable[[], object]], rounds: int, wait: Callable[[], None] | None = None
-                ) -> dict[object, list[float]]:
-    """Seconds of each call in each round; the order turns round by round, so that disturbances meet all alike."""
-    times: dict[object, list[float]] = {name: [] for name in calls}
+                ) -> dict[object, list[Spent]]:
+    """Times of each call in each round; the order turns round by round, so that disturbances meet all alike."""
+    times: dict[object, list[Spent]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(rounds):
         for name in names if number % 2 else reversed(names):
-            start = time.perf_counter()
+            start = now()
             calls[name]()
             if wait is not None:
                 wait()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(since(start))
     return times
 
 
@@ -56,7 +61,7 @@ def waiter(model: LoadedModel) -> Callable[[], None] | None:
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else None
 
 
-def by_context(model: LoadedModel, contexts: Sequence[int], rounds: int = 30) -> list[dict[str, float]]:
+def by_context(model: LoadedModel, contexts: Sequence[int], rounds: int = 12) -> list[dict[str, float]]:
     """Time of the model's step after each number of frames; numbers above the model's context cost no more than it."""
     engine, layout = model.engine(), StreamLayout.from_config(model.config)
     codes = torch.randint(0, model.config.card, (1, layout.n_user), device=engine.device)
@@ -75,7 +80,7 @@ def by_context(model: LoadedModel, contexts: Sequence[int], rounds: int = 30) ->
     return [{"frames": context, **summary(seconds)} for context, seconds in interleaved(calls, rounds, waiter(model)).items()]
 
 
-def by_rows(model: LoadedModel, rows: Sequence[int], rounds: int = 20) -> list[dict[str, float]]:
+def by_rows(model: LoadedModel, rows: Sequence[int], rounds: int = 8) -> list[dict[str, float]]:
     """Time of a whole frame (codec in, model, codec out) of a batch, with a full context, and of its share for one session."""
     engine, layout = model.engine(), StreamLayout.from_config(model.config)
     calls: dict[object, Callable[[], object]] = {}
@@ -100,14 +105,15 @@ def by_rows(model: LoadedModel, rows: Sequence[int], rounds: int = 20) -> list[d
 
     for size in rows:
         calls[size], models[size] = frame(size)
-    interleaved(calls, 2, waiter(model))
-    whole, steps = interleaved(calls, rounds, waiter(model)), interleaved(models, rounds, waiter(model))
-    base = stats.median(whole[rows[0]]) / rows[0]
-    base_step = stats.median(steps[rows[0]]) / rows[0]
-    return [{"rows": size, **summary(whole[size]), "ms_per_session": round(1e3 * stats.median(whole[size]) / size, 3),
-             "throughput_gain": round(base * size / stats.median(whole[size]), 2),
-             "model_p50_ms": round(1e3 * stats.median(steps[size]), 3),
-             "model_throughput_gain": round(base_step * size / stats.median(steps[size]), 2)} for size in rows]
+    wait = waiter(model)
+    interleaved(calls, 2, wait)
+    whole, steps = interleaved(calls, rounds, wait), interleaved(models, rounds, wait)
+    found = [(size, summary(whole[size]), summary(steps[size])) for size in rows]
+    key = "p50_ms" if wait else "cpu_p50_ms"  # gains are those of the processor's time where it does the work
+    base, base_step = (found[0][i][key] / rows[0] for i in (1, 2))
+    return [{"rows": size, **frame, "ms_per_session": round(frame[key] / size, 3),
+             "throughput_gain": round(base * size / frame[key], 2), "model_ms": step[key],
+             "model_throughput_gain": round(base_step * size / step[key], 2)} for size, frame, step in found]
 
 
 def over_a_call(model: LoadedModel, minutes: float, buckets: int = 6) -> list[dict[str, float]]:
@@ -115,12 +121,12 @@ def over_a_call(model: LoadedModel, minutes: float, buckets: int = 6) -> list[di
     session, user = Session(model), user_sound()
     frames, result = max(round(minutes * 60 * FRAME_RATE), buckets), []
     for part in range(buckets):
-        seconds: list[float] = []
+        spent: list[Spent] = []
         for number in range(frames * part // buckets, frames * (part + 1) // buckets):
-            start = time.perf_counter()
+            start = now()
             session.step(user[number % len(user)])
-            seconds.append(time.perf_counter() - start)
-        result.append({"until_minute": round(minutes * (part + 1) / buckets, 3), **summary(seconds), "memory_mb": memory_mb()})
+            spent.append(since(start))
+        result.append({"until_minute": round(minutes * (part + 1) / buckets, 3), **summary(spent), "memory_mb": memory_mb()})
     return result
 
 

@@ -1,8 +1,9 @@
 """Ways to process one frame, each timing its own stages, to be run side by side in one process.
 
 Stages: `resample` (a device's 48 kHz to 24 kHz), `encode`, `temporal` (embeddings, temporal transformer, text head), `depth`,
-`sampling`, `model` (the whole step), `decode`, `playout` (in and out of the jitter buffer), `together` (all of them). `cpu` is
-the processor time of the thread for all of a lane's frame: what it would take if nothing else ran on the core.
+`sampling`, `model` (the whole step), `decode`, `playout` (in and out of the jitter buffer), `together` (all of them).
+
+Each stage has two times: by the clock, and of the processor in this thread, which other programs on the core do not lengthen.
 """
 
 from __future__ import annotations
@@ -33,25 +34,45 @@ MODEL_STAGES = ("temporal", "depth", "sampling")
 DEVICE_RATE = 48_000
 
 
+Spent = tuple[float, float]
+"""Seconds by the clock, and of the processor."""
+
+
+def now() -> Spent:
+    """Both clocks."""
+    return time.perf_counter(), time.thread_time()
+
+
+def since(start: Spent) -> Spent:
+    """What has passed on both."""
+    wall, processor = now()
+    return wall - start[0], processor - start[1]
+
+
+def added(*spans: Spent) -> Spent:
+    """Their sum."""
+    return sum(span[0] for span in spans), sum(span[1] for span in spans)
+
+
 class Lane:
-    """One way to process a frame; gives the seconds that its stages took."""
+    """One way to process a frame; gives what its stages took."""
 
     def __init__(self, name: str, model: LoadedModel):
         self.name, self.layout = name, StreamLayout.from_config(model.config)
         self.device = model.lm.text_linear.weight.device
 
-    def timed(self, call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-        """The result of a call and the seconds until it is there; an accelerator is waited for."""
-        start = time.perf_counter()
+    def timed(self, call: Callable[..., Any], *arguments: Any) -> tuple[Any, Spent]:
+        """The result of a call and the time until it is there; an accelerator is waited for."""
+        start = now()
         result = call(*arguments)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return result, time.perf_counter() - start
+        return result, since(start)
 
     def pcm_11S(self, pcm: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(pcm)[None, None].to(self.device)
 
-    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+    def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
         raise NotImplementedError
 
 
@@ -66,7 +87,7 @@ class StagesLane(Lane):
         self.playout = PlayoutBuffer()
         self.resample = Resample(DEVICE_RATE, SAMPLE_RATE, lowpass_filter_width=64, rolloff=0.98)  # as in duplex.audio
 
-    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+    def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
         at_device = torch.from_numpy(np.repeat(pcm, DEVICE_RATE // SAMPLE_RATE))
         _, resampling = self.timed(self.resample, at_device)
         codes, encode = self.timed(self.codec.encode_frame, self.pcm_11S(pcm))
@@ -77,7 +98,7 @@ class StagesLane(Lane):
         sound, decode = self.timed(self.codec.decode_frame, out.tokens[:, self.layout.system_rows])
         _, playout = self.timed(self._play, sound[0, 0].float().cpu().numpy())
         return {"resample": resampling, "encode": encode, **parts, "model": step, "decode": decode, "playout": playout,
-                "together": resampling + encode + step + decode + playout}
+                "together": added(resampling, encode, step, decode, playout)}
 
     def _play(self, pcm: np.ndarray) -> None:
         """A frame into the jitter buffer and four callbacks of a device out of it."""
@@ -93,7 +114,7 @@ class SessionLane(Lane):
         super().__init__("session", model)
         self.session = Session(model)
 
-    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+    def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
         return {"session": self.timed(self.session.step, pcm)[1]}
 
 
@@ -121,7 +142,7 @@ class MoshiLane(Lane):
         self.mimi.streaming_forever(1)
 
     @torch.no_grad()
-    def __call__(self, pcm: np.ndarray) -> dict[str, float]:
+    def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
         from moshi.utils.compile import no_compile
 
         if self.device.type != "cpu":  # as the package comes
@@ -129,13 +150,13 @@ class MoshiLane(Lane):
         with no_compile():  # on the CPU the package itself compiles no more than one norm, with a C++ compiler
             return self._frame(pcm)
 
-    def _frame(self, pcm: np.ndarray) -> dict[str, float]:
+    def _frame(self, pcm: np.ndarray) -> dict[str, Spent]:
         codes, encode = self.timed(self.mimi.encode, self.pcm_11S(pcm))
         tokens, step = self.timed(self.lm.step, codes[:, : self.layout.n_user])
         if tokens is None:
             return {}
         _, decode = self.timed(self.mimi.decode, tokens[:, self.layout.system_rows])
-        return {"encode": encode, "model": step, "decode": decode, "together": encode + step + decode}
+        return {"encode": encode, "model": step, "decode": decode, "together": added(encode, step, decode)}
 
 
 def _parts_of(engine: Engine) -> _Parts:
@@ -145,9 +166,9 @@ def _parts_of(engine: Engine) -> _Parts:
 
 
 class _Parts:
-    """Seconds of the stages inside one step of an engine; a context manager around the step. This one knows none."""
+    """Times of the stages inside one step of an engine; a context manager around the step. This one knows none."""
 
-    def __enter__(self) -> dict[str, float]:
+    def __enter__(self) -> dict[str, Spent]:
         return {}
 
     def __exit__(self, *_: object) -> None:
@@ -160,16 +181,15 @@ class _NativeParts(_Parts):
     def __init__(self, engine: native.NativeEngine) -> None:
         engine.set_mark(self._begins)
 
-    def __enter__(self) -> dict[str, float]:
-        self._seconds = dict.fromkeys(MODEL_STAGES, 0.0)
-        self._stage, self._since = "other", time.perf_counter()
-        return self._seconds
+    def __enter__(self) -> dict[str, Spent]:
+        self._spent = dict.fromkeys(MODEL_STAGES, (0.0, 0.0))
+        self._stage, self._since = "other", now()
+        return self._spent
 
     def _begins(self, number: int) -> None:
-        now = time.perf_counter()
-        if self._stage in self._seconds:
-            self._seconds[self._stage] += now - self._since
-        self._stage, self._since = native.STAGES[number], now
+        if self._stage in self._spent:
+            self._spent[self._stage] = added(self._spent[self._stage], since(self._since))
+        self._stage, self._since = native.STAGES[number], now()
 
 
 class _PlainParts(_Parts):
@@ -182,23 +202,23 @@ class _PlainParts(_Parts):
             (engine_module, "pick", "sampling"), (engine_module, "discourage", "sampling"),
             (engine_module, "uniform_noise", "sampling"), (engine_module, "remember", "sampling")]
 
-    def __enter__(self) -> dict[str, float]:
-        seconds = dict.fromkeys(MODEL_STAGES, 0.0)
-        self._open = _replaced(self._places, seconds)
+    def __enter__(self) -> dict[str, Spent]:
+        spent = dict.fromkeys(MODEL_STAGES, (0.0, 0.0))
+        self._open = _replaced(self._places, spent)
         self._open.__enter__()
-        return seconds
+        return spent
 
     def __exit__(self, *error: object) -> None:
         self._open.__exit__(None, None, None)
 
 
 @contextmanager
-def _replaced(places: list[tuple[Any, str, str]], seconds: dict[str, float]) -> Iterator[None]:
+def _replaced(places: list[tuple[Any, str, str]], spent: dict[str, Spent]) -> Iterator[None]:
     def timed(call: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = now()
             result = call(*arguments, **named)
-            seconds[stage] += time.perf_counter() - start
+            spent[stage] = added(spent[stage], since(start))
             return result
 
         return run

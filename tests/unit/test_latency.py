@@ -16,8 +16,8 @@ from duplex.checkpoint import load_model
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tiny_lm_config
 
-KEYS = {"p50_ms", "p95_ms", "p99_ms", "max_ms", "real_time_factor", "deadline_misses"}
-PLAIN = ["resample", "encode", "temporal", "depth", "sampling", "model", "decode", "playout", "together", "cpu"]
+KEYS = {"cpu_p50_ms", "cpu_p95_ms", "cpu_p99_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "real_time_factor", "deadline_misses"}
+PLAIN = ["resample", "encode", "temporal", "depth", "sampling", "model", "decode", "playout", "together"]
 
 
 def check_statistics(stages, names):
@@ -30,19 +30,20 @@ def check_statistics(stages, names):
 
 def test_statistics_are_of_observed_frames():
     milliseconds = [*range(1, 100), 90.0]  # 1..99 and one more above the deadline of 80 ms
-    s = latency.statistics([value / 1e3 for value in reversed(milliseconds)])
+    s = latency.statistics([(value / 1e3, value / 2e3) for value in reversed(milliseconds)])
     assert (s["p50_ms"], s["p95_ms"], s["p99_ms"], s["max_ms"]) == (50.0, 94.0, 98.0, 99.0)
+    assert (s["cpu_p50_ms"], s["cpu_p99_ms"]) == (25.0, 49.0)
     assert s["deadline_misses"] == 19 + 1
     assert s["real_time_factor"] == pytest.approx(sum(milliseconds) / 100 / 80, abs=1e-4)
-    exact = latency.statistics([0.08])
+    exact = latency.statistics([(0.08, 0.01)])
     assert exact["deadline_misses"] == 0 and exact["real_time_factor"] == 1.0
 
 
 def test_only_frames_after_the_warm_up_are_counted(monkeypatch):
     counted = {}
-    monkeypatch.setattr(latency, "statistics", lambda seconds: counted.setdefault(len(counted), len(seconds)) or {})
+    monkeypatch.setattr(latency, "statistics", lambda spent: counted.setdefault(len(counted), len(spent)) or {})
     latency.measure(fake_loaded_model(), frames=3, warmup=4)
-    assert list(counted.values()) == [3] * (len(PLAIN) + 2)  # those of the stages, the session's and its processor time
+    assert list(counted.values()) == [3] * (len(PLAIN) + 1)  # those of the stages and the session's
 
 
 def test_cost_counts_one_row_of_each_table():
@@ -65,11 +66,13 @@ def test_a_model_folder_beside_the_reference(saved, tmp_path, capsys):
     assert said.err == "" and json.loads(out.read_text()) == result
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".model"] == [out.name]
     check_statistics(result["stages"], PLAIN)
-    check_statistics(result["moshi"], [*latency.STAGES, "together", "cpu"])
-    check_statistics(result["session"], ["session", "cpu"])
+    check_statistics(result["moshi"], [*latency.STAGES, "together"])
+    check_statistics(result["session"], ["session"])
     for stage, ratio in result["moshi_over_ours_p50"].items():
         medians = [result[lane][stage]["p50_ms"] for lane in ("moshi", "stages")]
         assert ratio == pytest.approx(medians[0] / medians[1], abs=1e-3)
+    spent = [sum(result[lane][stage]["cpu_p50_ms"] for stage in latency.STAGES) for lane in ("moshi", "stages")]
+    assert 0 < spent[1] and 0 < result["moshi_over_ours_cpu"]["together"] < 3 * spent[0] / spent[1]
     assert (result["frames"], result["warmup_frames"], result["threads"]) == (4, 2, 1)
     assert result["kind"] == result["benchmark"] == "latency" and result["backend"] == "naive"
     assert {"date", "commit", "machine", "seed", "memory", "multiple_of_roofline"} <= result.keys()
@@ -81,7 +84,7 @@ def test_random_weights_need_no_folder(capsys):
     assert latency.main("--model random --backend naive --frames 2 --warmup 0".split()) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["warmup_frames"] == 2  # never less than the acoustic delay and one more
-    check_statistics(result["session"], ["session", "cpu"])
+    check_statistics(result["session"], ["session"])
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler (Debian: g++)")
@@ -128,7 +131,7 @@ def test_the_five_kinds_are_told_apart():
 def test_interleaving_turns_the_order_round():
     order = []
     times = growth.interleaved({name: lambda name=name: order.append(name) for name in "ab"}, 3)
-    assert "".join(order) == "baabba" and all(len(seconds) == 3 for seconds in times.values())
+    assert "".join(order) == "baabba" and all(len(spans) == 3 for spans in times.values())
 
 
 @pytest.mark.parametrize("argv, word", [

@@ -132,16 +132,21 @@ inline void finish(const Into& to, int row, int first, int outputs, vf a, vf b) 
         store(y, a), store(y + W, b);
         return;
     }
+    if (n >= W && !to.scale) {  // the first half as a vector
+        vf v = to.bias ? a + load(to.bias + first) : a;
+        store(y, to.add ? v + load(y) : v);
+        if (n == W) return;
+    }
     store(t, a), store(t + W, b);
-    for (int i = 0; i < n; i++) {
+    for (int i = n >= W && !to.scale ? W : 0; i < n; i++) {
         float v = t[i] + (to.bias ? to.bias[first + i] : 0.f);
         if (to.scale) v *= to.scale[first + i];
         y[i] = to.add ? y[i] + v : v;
     }
 }
 
-// R rows times P panels, from panel `p` on.
-template <int F, int R, int P> inline void tile(const Matrix& m, int p, const float* const* x, int row, const Into& to) {
+// R rows times P panels, from panel `p` on; of a last panel that is at most half full V = 1 takes the first half alone.
+template <int F, int R, int P, int V = 2> inline void tile(const Matrix& m, int p, const float* const* x, int row, const Into& to) {
     vf total[R][P][2] = {};
     const uint8_t* w[P];
     for (int j = 0; j < P; j++) w[j] = m.weights.data + m.panel_bytes() * (p + j);
@@ -152,7 +157,10 @@ template <int F, int R, int P> inline void tile(const Matrix& m, int p, const fl
                 vf a, b;
                 weights_at<F>(w[j] + step * i, a, b);
                 if constexpr (R == 1) __builtin_prefetch(w[j] + step * i + 2048);
-                for (int r = 0; r < R; r++) acc[r][j][0] += a * x[row + r][i], acc[r][j][1] += b * x[row + r][i];
+                for (int r = 0; r < R; r++) {
+                    acc[r][j][0] += a * x[row + r][i];
+                    if constexpr (V == 2) acc[r][j][1] += b * x[row + r][i];
+                }
             }
     };
     if constexpr (F < I8) run(total, 0, m.inputs);
@@ -196,6 +204,8 @@ template <int F> void multiply_as(const Matrix& m, const float* const* x, int n,
     }
     for (int p = 0; p < m.panels; p++) {
         int row = 0;
+        if (m.outputs - p * PANEL <= W)
+            for (; row + MOST_ROWS <= n; row += MOST_ROWS) tile<F, MOST_ROWS, 1, 1>(m, p, x, row, to);
         for (; row + MOST_ROWS <= n; row += MOST_ROWS) tile<F, MOST_ROWS, 1>(m, p, x, row, to);
         for (; row + 4 <= n && MOST_ROWS > 4; row += 4) tile<F, 4, 1>(m, p, x, row, to);
         for (; row + 2 <= n; row += 2) tile<F, 2, 1>(m, p, x, row, to);
