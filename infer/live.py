@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 import threading
 import time
@@ -172,7 +173,9 @@ class _View:
         console = Console(record=True, width=112, file=io.StringIO())
         console.print(self._rendered(loop, ports))
         try:
-            Path(path).write_text(console.export_svg(title="python -m infer.live"), encoding="utf-8")
+            picture = console.export_svg(title="python -m infer.live")
+            # Any fixed-width font will do: a picture should not fetch one from somewhere.
+            Path(path).write_text(re.sub(r"@font-face\s*{[^}]*}|<!--.*?-->", "", picture), encoding="utf-8")
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); name another file") from None
 
@@ -200,27 +203,37 @@ class _Conversation:
             self.view.say(f"the devices run at {self.ports.rates[0]} and {self.ports.rates[1]} Hz; sound is resampled")
         self._worker.start()
         self.view.start()
-        lost_at = 0.0
+        lost_at, back_until = 0.0, 0.0
         while not self._over.wait(0.1):
-            now = time.perf_counter()
-            if not self.ports.alive and now - lost_at > 1.0:
-                self.view.say("sound device lost; looking for it (the model goes on hearing silence)")
-                lost_at = time.perf_counter()
-                try:
-                    self.ports.rescan()
-                    self.ports.open()
-                except InputError:
-                    continue
-                self.loop.device_returned()
-                self.view.say("sound device is back")
-            if self.loop.state.zeros * FRAME_SECONDS > PERMISSION_SECONDS:
-                self.view.say("the microphone gives nothing but zeros: it is muted, or this program may not use it "
-                              "(allow it in the system's privacy settings)")
+            now, notice = time.perf_counter(), ""
+            if not self.ports.alive:
+                notice = "sound device lost; looking for it (the model goes on hearing silence)"
+                if now - lost_at > 1.0:
+                    self.view.say(notice)
+                    lost_at = now
+                    if self._reopened():
+                        back_until = time.perf_counter() + 5
+                        notice = "sound device is back"
+            elif now < back_until:
+                notice = "sound device is back"
+            elif self.loop.state.zeros * FRAME_SECONDS > PERMISSION_SECONDS:
+                notice = ("the microphone gives nothing but zeros: it is muted, or this program may not use it (allow it in the "
+                          "system's privacy settings)")
             elif self.loop.backlog.overdue:
-                self.view.say("this machine is too slow for the model; frames are dropped")
+                notice = "this machine is too slow for the model; frames are dropped"
+            self.view.say(notice)
             self.view.show(self.loop, self.ports)
         if self._failure is not None:
             raise self._failure
+
+    def _reopened(self) -> bool:
+        try:
+            self.ports.rescan()
+            self.ports.open()
+        except InputError:
+            return False
+        self.loop.device_returned()
+        return True
 
     def stop(self) -> None:
         self._over.set()

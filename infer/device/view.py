@@ -17,10 +17,11 @@ from infer.device.loop import LiveLoop
 from infer.timeline import printable
 
 _METER = 30
+_LINE_SECONDS = 1.2  # without a word: what follows is a new line
 _SHOWN = {
     EventKind.BARGE_IN: "the user barges in", EventKind.YIELDED: "the system yields", EventKind.TRUNCATED: "playback is cut",
-    EventKind.FALSE_YIELD: "... to no more than a backchannel", EventKind.BACKCHANNEL: "the user acknowledges",
-    EventKind.RESUMED: "the system speaks again"}
+    EventKind.FALSE_YIELD: "... to a backchannel", EventKind.BACKCHANNEL: "the user acknowledges",
+    EventKind.RESUMED: "it speaks again"}
 _COLOURS = {"user": "dark_orange", "system": "dodger_blue1", "both": "yellow", "nobody": "grey58"}
 
 
@@ -36,19 +37,16 @@ class ViewState:
     events: deque[str] = field(default_factory=lambda: deque(maxlen=6))
 
     def __post_init__(self) -> None:
-        self._silent = 100
+        self._last = 0.0  # time of the last text
         self._line: Text | None = None
 
     def add(self, frame: SessionFrame) -> None:
         """Takes what the system says in a frame, as it is spoken; what the policy has silenced is struck out."""
-        if frame.system_active or frame.muted:
-            self._silent = 0
-        else:
-            self._silent += 1
         if frame.text:
-            if self._line is None or self._silent > 12:
+            if self._line is None or frame.time - self._last > _LINE_SECONDS:
                 self._line = Text(f"{frame.time:7.1f}  ", style="grey58")
                 self.lines.append(self._line)
+            self._last = frame.time
             self._line.append(printable(frame.text), style="strike grey50" if frame.muted else "bold white")
         for event in frame.events:
             if event.kind in _SHOWN:
@@ -76,8 +74,8 @@ def render(view: ViewState, loop: LiveLoop) -> RenderableType:
     said = Group(*(view.lines or [Text("(nothing yet: say hello)", style="grey42")]))
     happened = Group(*(Text(line) for line in view.events)) if view.events else Text("none", style="grey42")
     middle = Table.grid(expand=True, padding=(0, 1))
+    middle.add_column(ratio=4)
     middle.add_column(ratio=3)
-    middle.add_column(ratio=2)
     middle.add_row(Panel(said, title="inner monologue, as it is spoken", height=10, box=box.ROUNDED),
                    Panel(happened, title="interruptions", height=10, box=box.ROUNDED))
     played = playout.counters
