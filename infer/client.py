@@ -207,6 +207,7 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
         tasks = [asyncio.create_task(hear()), asyncio.create_task(speak())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            lost = not tasks[1].done()  # the server ended it, not the user
         finally:
             ends.close()
             for task in tasks:
@@ -217,8 +218,8 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
                 raise InputError(f"{url.split('?')[0]}: the server sent sound that cannot be decoded ({outcome})") from None
             if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionClosed | asyncio.CancelledError):
                 raise outcome
-    if not report.error and not report.system and socket.close_reason:
-        report.error = socket.close_reason
+    if not report.error and (lost or not report.system):
+        report.error = socket.close_reason or "the connection was lost"
     return report
 
 
