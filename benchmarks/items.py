@@ -188,7 +188,7 @@ def draw(rng: random.Random, name: str) -> tuple[Exchange, tuple[str, ...]]:
 def complete_lines() -> frozenset[str]:
     """Everything that a user may say as a whole turn, plain: a pause after such words is an end."""
     rng = random.Random(0)
-    every = {plain(e.user) for split in ("train", "test") for e in scripts.exchanges(rng, split, 20_000)}
+    every = {plain(e.user) for split in ("train", "test") for e in scripts.exchanges(rng, split, 6_000)}
     return frozenset(every | {plain(line) for by_line in openings().values() for found in by_line.values() for line in
                               [found[0].user]})
 
