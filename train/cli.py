@@ -6,8 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-
 from duplex.errors import DuplexError, InputError
 
 USER_ERROR = 2
@@ -32,6 +30,8 @@ def run(parser: Parser, body: Callable[[argparse.Namespace], int | None], argv: 
     try:
         args = parser.parse_args(argv)
         if "threads" in args:
+            import torch  # here: not every command needs it
+
             torch.set_num_threads(args.threads)
         return body(args) or 0
     except (DuplexError, FloatingPointError) as error:

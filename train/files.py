@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from duplex.codec import MimiCodec, MimiConfig
+if TYPE_CHECKING:
+    from duplex.codec import MimiCodec
 
 
 def replace_file(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
@@ -26,6 +28,8 @@ def replace_file(path: Path, write: Callable[[Path], object], shared: bool = Fal
 
 def trained_codec(folder: Path, n_codebooks: int, device: str = "cpu") -> MimiCodec:
     """The codec of a folder of train.codec (mimi.safetensors and mimi.json), using its first ``n_codebooks``."""
+    from duplex.codec import MimiCodec, MimiConfig  # here: most commands write files and need no codec
+
     sizes = folder / "mimi.json"
     config = MimiConfig.from_dict(json.loads(sizes.read_text()), str(sizes))
     return MimiCodec.from_files(folder / "mimi.safetensors", config, n_codebooks, device)

@@ -22,6 +22,7 @@ from train.corpus.exchange import MUMBLED, split_key
 from train.corpus.style import peak_of, styled
 from train.corpus.timing import trimmed
 from train.corpus.voices import Engine, Utterance, resample_mono, trim
+from train.files import replace_file
 
 
 def speaker_name(voice: str, warp: float = 1.0, pitch: float = 1.0) -> str:
@@ -95,7 +96,8 @@ def fill(folder: Path, engine: Engine, requests: Iterable[Request]) -> Iterator[
     entries = [json.loads(line) for line in done]
     end = sum(entry["samples"] for entry in entries) * 2
     held = Counter((entry["text"], entry["voice"], entry["role"]) for entry in entries)
-    index.write_text("".join(done))
+    if index.exists() and index.read_text() != "".join(done):  # a line was being written when the last run was stopped
+        replace_file(index, lambda part: part.write_text("".join(done)))
     with open(audio, "ab") as pcm:
         pcm.truncate(end)
     with open(audio, "ab") as pcm, open(index, "a") as lines:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-import torchaudio.transforms
 
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
@@ -48,12 +46,16 @@ def resample_mono(samples: np.ndarray, source: int, target: int) -> np.ndarray:
     """float32 [S] from one rate to another."""
     if source == target:
         return samples
+    import torch  # here, so that dialogues are laid out without it
+
     return _resampler(source, target)(torch.from_numpy(np.ascontiguousarray(samples))).numpy()
 
 
 @functools.lru_cache(maxsize=64)
-def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
+def _resampler(source: int, target: int):
     """Remembered: building the filter takes longer than using it."""
+    import torchaudio.transforms
+
     return torchaudio.transforms.Resample(source, target)
 
 
