@@ -8,7 +8,7 @@ Shapes: B batch, K rows, T frames, N tokens, Q audio rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -105,10 +105,20 @@ def token_nll(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return ce.view_as(known)
 
 
+def _alone(counts: Tensor) -> Tensor:
+    return counts
+
+
 def dialogue_loss(
-    output: LMOutput, codes: Tensor, config: LMConfig, weights: LossWeights | None = None
+    output: LMOutput, codes: Tensor, config: LMConfig, weights: LossWeights | None = None,
+    shared: Callable[[Tensor], Tensor] = _alone,
 ) -> LossOutput:
-    """The loss of `output = model(codes, ...)`, with or without a `depth_index`; `codes` int64 [B, K, T]."""
+    """The loss of `output = model(codes, ...)`, with or without a `depth_index`; `codes` int64 [B, K, T].
+
+    `shared` turns this process's token counts [1 + Q] (weighted for the text) into their mean over the processes that
+    train together. The mean over processes of the losses, and of their gradients, is then that of one process with all
+    samples, however unevenly the tokens fall.
+    """
     weights = weights or LossWeights()
     audio_rows = slice(1, 1 + config.dep_q)
     text_targets, text_mask = codes[:, :1], output.text_mask
@@ -117,15 +127,16 @@ def dialogue_loss(
     is_epad = text_mask & (text_targets == config.existing_text_end_padding_id)
     is_word = text_mask & ~is_pad & ~is_epad
     text_weight = is_word + weights.pad * is_pad + weights.epad * is_epad
-    text = _ratio((text_ce * text_weight).sum(), text_weight.sum())
-
     audio_targets = output.depth_targets if output.depth_index is not None else codes[:, audio_rows]
     audio_ce = token_nll(output.logits, audio_targets, output.mask)
     # Rows are dimension 1 in both forms; everything else is tokens.
     others = [d for d in range(audio_ce.dim()) if d != 1]
     sums_Q, counts_Q = audio_ce.sum(others), output.mask.sum(others)
-    alphas_Q = torch.tensor(audio_alphas(config, weights), device=codes.device) * (counts_Q > 0)
-    audio = _ratio((alphas_Q * sums_Q / counts_Q.clamp(min=1)).sum(), alphas_Q.sum())
+    totals = shared(torch.cat([text_weight.sum()[None], counts_Q.to(text_weight.dtype)]))
+    text_total, totals_Q = totals[0], totals[1:]
+    text = _ratio((text_ce * text_weight).sum(), text_total)
+    alphas_Q = torch.tensor(audio_alphas(config, weights), device=codes.device) * (totals_Q > 0)
+    audio = _ratio((alphas_Q * sums_Q / torch.where(totals_Q > 0, totals_Q, 1.0)).sum(), alphas_Q.sum())
 
     names = {"text": text_mask, "text_word": is_word, "text_pad": is_pad, "text_epad": is_epad}
     sums = {name: (text_ce.detach() * mask).sum() for name, mask in names.items()}

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from train.shards import ShardSet, sample_index
 
+VALIDATION = 16  # dialogues
+
 
 class Source(Protocol):
     """An endless sequence of training samples that is a pure function of the position."""
@@ -49,38 +51,67 @@ class MixedSource:
 
 
 class SampleStream(IterableDataset):
-    """Endless batches: batch number ``step`` holds samples ``(step * world + rank) * size …`` of one sequence.
+    """Endless batches of one sequence of samples, shared by all processes.
 
-    Yields {"codes": int64 [B, K, T], "sample": int64 [B]}. Setting ``first_step`` before iterating resumes exactly there.
+    Optimiser step s uses samples ``s * batch … (s + 1) * batch - 1``, whatever the number of processes and micro-batches:
+    they are dealt out in order, first to the micro-batches, then to the ranks. Yields {"codes": int64 [B, K, T], "sample":
+    int64 [B], "text_only": bool []}. ``first_step`` is where a resumed run goes on.
     """
 
-    def __init__(self, source: Source, batch: int, rank: int = 0, world: int = 1, first_step: int = 0):
+    def __init__(self, source: Source, batch: int, rank: int = 0, world: int = 1, first_step: int = 0, accumulate: int = 1,
+                 text: Source | None = None, text_share: float = 0.0, seed: int = 0):
         self.source, self.batch, self.rank, self.world, self.first_step = source, batch, rank, world, first_step
+        self.accumulate, self.text, self.text_share, self.seed = accumulate, text, text_share, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        step = self.first_step
+        step, size = self.first_step, self.batch // (self.world * self.accumulate)
         while True:
-            first = (step * self.world + self.rank) * self.batch
-            positions = range(first, first + self.batch)
-            yield {"codes": torch.stack([self.source.sample(p) for p in positions]), "sample": torch.tensor(positions)}
+            # All processes agree, so that a step never mixes the two kinds.
+            alone = self.text is not None and np.random.default_rng((self.seed, 4, step)).random() < self.text_share
+            source = self.text if alone and self.text is not None else self.source
+            for micro in range(self.accumulate):
+                first = step * self.batch + (micro * self.world + self.rank) * size
+                positions = range(first, first + size)
+                yield {"codes": torch.stack([source.sample(p) for p in positions]), "sample": torch.tensor(positions),
+                       "text_only": torch.tensor(alone)}
             step += 1
 
 
 class DialogueData(L.LightningDataModule):
-    """Training samples of a source, and the first frames of up to 16 dialogues of a folder of shards for validation."""
+    """Training samples of a source, and the first frames of up to 16 samples held out for validation.
 
-    def __init__(self, source: Source, validation: ShardSet, frames: int, batch: int):
+    ``batch`` is that of one optimiser step over all processes. ``text`` is mixed in for ``text_share`` of the steps.
+    ``watched`` are the dialogues for rollouts, those of the validation where it is a folder of shards.
+    """
+
+    def __init__(self, source: Source, validation: ShardSet | Source, frames: int, batch: int, *, text: Source | None = None,
+                 text_share: float = 0.0, seed: int = 0, watched: ShardSet | None = None):
         super().__init__()
-        self.source, self.validation = source, validation
-        self.frames, self.batch = frames, batch
+        self.watched = validation if isinstance(validation, ShardSet) else watched
+        self.source, self.validation, self.text, self.text_share = source, validation, text, text_share
+        self.frames, self.batch, self.seed = frames, batch, seed
 
     def train_dataloader(self) -> DataLoader:
-        rank, world, step = 0, 1, 0
+        rank, world, step, accumulate = 0, 1, 0, 1
         if self.trainer:
             rank, world, step = self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step
-        return DataLoader(SampleStream(self.source, self.batch, rank, world, step), batch_size=None)
+            accumulate = self.trainer.accumulate_grad_batches
+        stream = SampleStream(self.source, self.batch, rank, world, step, accumulate, self.text, self.text_share, self.seed)
+        return DataLoader(stream, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        crops = [self.validation.dialogue(i)[:, : self.frames] for i in range(min(16, len(self.validation)))]
-        batches = [{"codes": torch.stack(crops[i : i + self.batch])} for i in range(0, len(crops), self.batch)]
-        return DataLoader(batches, batch_size=None)
+        """The same batches in every process: their likelihoods are sums, and summed once."""
+        if isinstance(self.validation, ShardSet):
+            crops = [self.validation.dialogue(i)[:, : self.frames] for i in range(min(VALIDATION, len(self.validation)))]
+        else:
+            count = min(VALIDATION, len(self.watched)) if self.watched is not None else VALIDATION
+            crops = [self.validation.sample(i)[:, : self.frames] for i in range(count)]
+        size = min(self.batch, VALIDATION)
+        groups = [crops[i : i + size] for i in range(0, len(crops), size)]
+        return DataLoader([{"codes": padded(group)} for group in groups], batch_size=None)
+
+
+def padded(crops: list[Tensor]) -> Tensor:
+    """Crops [K, T'] as one batch int64 [B, K, T], shorter ones filled up with -1."""
+    longest = max(c.shape[1] for c in crops)
+    return torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[1]), value=-1) for c in crops])

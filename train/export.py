@@ -1,6 +1,6 @@
 """Join a trained language model, codec and tokenizer into one model folder that every command loads.
 
-    python -m train.export --run RUN --codec CODEC --tokenizer FILE.model --out FOLDER [--card CARD.md] [--half]
+    python -m train.export --run RUN --codec CODEC --tokenizer FILE.model --out FOLDER [--card CARD.md] [--half] [--merge]
 
 The folder has Kyutai's file and key names: `config.json`, `model.safetensors`, the codec, the tokenizer.
 """
@@ -11,23 +11,36 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch.distributed import checkpoint as dcp
 
 from duplex.config import LMConfig, SamplingConfig
 from duplex.errors import CheckpointError
 from duplex.model.lm import DuplexLM
+from duplex.model.lora import add_lora, merge_lora
 from duplex.saving import save_lm
+from duplex.streams import StreamLayout
 from train import cli
 from train.files import trained_codec
+from train.keeping import resume_point
 
 
 def trained_model(run: Path) -> DuplexLM:
-    """The model of RUN/last.ckpt; CheckpointError when the run has none."""
-    if not (run / "last.ckpt").exists():
+    """The model of the newest checkpoint of RUN, with its adapters; CheckpointError when the run has none."""
+    checkpoint = resume_point(run)
+    if checkpoint is None:
         raise CheckpointError(f"{run}: no last.ckpt; train with python -m train.fit --out {run}")
     config = LMConfig.from_json(run / "config.json")
-    state = torch.load(run / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     model = DuplexLM(config)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    if config.lora:
+        add_lora(model, config.lora_rank, config.lora_scaling)
+    if checkpoint.is_dir():
+        # A distributed checkpoint: every process wrote its share, and the shares are read into whole weights.
+        state = {"state_dict": {f"model.{name}": weight for name, weight in model.state_dict().items()}}
+        dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    else:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+    model.load_state_dict(weights)
     return model.eval()
 
 
@@ -39,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--card", type=Path, help="model card to put into the folder")
     parser.add_argument("--half", action="store_true", help="store the language model as 16-bit floats")
+    parser.add_argument("--merge", action="store_true", help="work adapters into the weights instead of keeping them beside")
     parser.add_argument("--text-temperature", type=float, default=SamplingConfig.text_temperature)
     parser.add_argument("--audio-temperature", type=float, default=SamplingConfig.audio_temperature)
     parser.add_argument("--text-top-k", type=int, default=SamplingConfig.text_top_k)
@@ -49,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Writes the model folder, whole or not at all."""
     model = trained_model(args.run)
-    codec = trained_codec(args.codec, model.config.dep_q)
+    if args.merge:
+        merge_lora(model)
+    codec = trained_codec(args.codec, StreamLayout.from_config(model.config).n_system)
     generation = {"temp": args.audio_temperature, "temp_text": args.text_temperature, "top_k": args.audio_top_k,
                   "top_k_text": args.text_top_k}
     save_lm(model, args.out, {"model_type": "moshi", "lm_gen_config": generation}, codec=codec, tokenizer=args.tokenizer,

@@ -1,49 +1,53 @@
-"""Train a duplex language model on tokenised dialogues.
+"""Train a stage of a duplex language model.
 
     python -m train.fit RECIPE.toml --shards SHARDS --out RUN [--set train.lr=3e-4 …]
+    python -m train.fit RECIPE.toml --shards SHARDS --out RUN --start FOLDER          from a model folder, whole or with LoRA
+    python -m train.fit RECIPE.toml --text TEXT --out RUN                             text alone (or mixed into SHARDS)
+    python -m train.fit RECIPE.toml --sound DIALOGUES --codec CODEC --tokenizer FILE.model --shards SHARDS --out RUN
     python -m train.fit … --coded CODED --dialogues DIALOGUES.toml --tokenizer FILE.model
 
-SHARDS holds train/ and test/. With --coded, most training dialogues are composed in token space.
-RUN keeps last.ckpt, config.json and CSV logs; python -m train.export makes a model folder of it. Starting again with the
-same RUN resumes. A checkpoint is a pickle: resume only from runs of your own.
+SHARDS and TEXT hold train/ and test/. With --coded, most training dialogues are composed in token space; with --sound, they are
+augmented and encoded while training. RUN keeps last.ckpt, config.json, ledger.jsonl and logs; python -m train.export makes a
+model folder of it. Starting again with the same RUN resumes exactly. A checkpoint is a pickle: resume only from runs of your own.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from duplex.config import LMConfig
-from duplex.errors import ConfigError
+from duplex.errors import CheckpointError, ConfigError
 from duplex.overlay import load_toml
+from duplex.streams import StreamLayout
 from duplex.text import Tokenizer
 from train import cli
 from train.coded import CodedBank, ComposedSource
-from train.data import DialogueData, MixedSource, ShardSource
-from train.module import DuplexModule, FitSettings
-from train.shards import ShardSet
+from train.data import DialogueData, MixedSource, ShardSource, Source
+from train.files import replace_file, trained_codec
+from train.keeping import Keeper, Ledger, check_space, resume_point
+from train.listening import embed_as_sounds
+from train.module import DuplexModule
+from train.recipe import FitRecipe
+from train.shards import ShardSet, fingerprint
+from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe
-
-
-@dataclass(frozen=True)
-class FitRecipe:
-    """A language-model recipe: the model and how to train it."""
-
-    model: LMConfig
-    train: FitSettings = field(default_factory=FitSettings)
+from train.watch import Watcher, watch_items
 
 
 def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:
     """Raises ConfigError when the shards do not fit the model."""
-    wanted = {"cardinality": config.card, "vocabulary": config.text_card, "codebooks": config.dep_q}
+    wanted = {"cardinality": config.card, "vocabulary": config.text_card, "codebooks": StreamLayout.from_config(config).n_system}
     for name, value in wanted.items():
-        if int(metadata[name]) != value:
+        if name in metadata and int(metadata[name]) != value:
             raise ConfigError(f"{source}: the shards have {name} {metadata[name]} but the recipe's model has {value}; "
                               "change the recipe or prepare the corpus again")
 
@@ -51,11 +55,15 @@ def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> Non
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("fit", __doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, help="folder with train/ and test/ of python -m train.prepare")
+    parser.add_argument("--start", help="model folder in Kyutai's format to begin with")
+    parser.add_argument("--text", type=Path, help="folder with train/ and test/ of python -m train.text")
+    parser.add_argument("--sound", type=Path, help="folder of two-channel dialogues to augment and encode while training")
+    parser.add_argument("--codec", type=Path, help="the codec's folder: fresh embeddings start from its vectors; --sound encodes")
     parser.add_argument("--coded", type=Path, help="bank of encoded clips: compose dialogues instead of reading SHARDS/train")
     parser.add_argument("--real-share", type=float, default=0.3, help="with --coded: share of samples from SHARDS/train")
     parser.add_argument("--dialogues", type=Path, help="with --coded: recipe of the dialogues")
-    parser.add_argument("--tokenizer", type=Path, help="with --coded: the tokenizer of the text row")
+    parser.add_argument("--tokenizer", type=Path, help="with --coded or --sound: the tokenizer of the text row")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe values")
     cli.add_threads(parser)
@@ -64,47 +72,165 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks recipe and corpus against each other, then trains."""
-    recipe = load_toml(FitRecipe, args.recipe, args.set)
-    s = recipe.train
+    """Checks recipe, corpus and disk against each other, then trains."""
+    overrides = args.set + ([f"start.folder={json.dumps(args.start)}"] if args.start else [])
+    recipe = load_toml(FitRecipe, args.recipe, overrides)
+    fit(recipe, data_of(args, recipe), args.out, args.minutes, codec=args.codec)
+
+
+def data_of(args: argparse.Namespace, recipe: FitRecipe) -> DialogueData:
+    """The stage's data, checked to fit the recipe."""
+    s, config, name = recipe.train, recipe.model, str(args.recipe)
+    text = text_test = None
+    if recipe.data.kind == "text" or recipe.data.text_share:
+        if not args.text:
+            raise ConfigError(f"{name}: data.kind or data.text_share asks for text; give its shards with --text")
+        text, text_test = (TextSource(ShardSet(args.text / split), config, s.frames, s.seed) for split in ("train", "test"))
+        check_corpus(config, {"vocabulary": text.metadata["vocabulary"]}, str(args.text))
+    if recipe.data.kind == "text":
+        return DialogueData(text, text_test, s.frames, s.batch, seed=s.seed)
+    if not args.shards:
+        raise ConfigError("--shards SHARDS is needed: its test/ is what the run is validated on")
     validation = ShardSet(args.shards / "test")
+    source = source_of(args, recipe, validation)
+    check_corpus(config, source.metadata, name)
+    for key in ("codec", "tokenizer"):
+        a, b = source.metadata.get(key), validation.metadata.get(key)
+        if a and b and a != b:
+            raise ConfigError(f"{args.shards}: its test/ was made with another {key} than the training data; prepare one of "
+                              "them again")
+    if text is not None and text.metadata.get("tokenizer") not in (None, source.metadata.get("tokenizer")):
+        raise ConfigError(f"{args.text}: made with another tokenizer than {args.shards}; prepare one of them again")
+    staged = StageSource(source, config, recipe.data, s.seed, s.heard > 0)
+    held = StageSource(_WholeTest(validation, s.frames), config,
+                       dataclasses.replace(recipe.data, swap_share=0.0, text_mask=0.0, text_shift=0.0), s.seed)
+    staged.sample(0), held.sample(0)  # wrong rows are named before anything is built
+    return DialogueData(staged, held, s.frames, s.batch, text=text, text_share=recipe.data.text_share, seed=s.seed,
+                        watched=validation)
+
+
+class _WholeTest:
+    """The first frames of the test dialogues, in order."""
+
+    def __init__(self, shards: ShardSet, frames: int):
+        self.shards, self.frames, self.metadata = shards, frames, shards.metadata
+
+    def sample(self, position: int) -> torch.Tensor:
+        return self.shards.dialogue(position % len(self.shards))[:, : self.frames]
+
+
+def source_of(args: argparse.Namespace, recipe: FitRecipe, validation: ShardSet) -> Source:
+    """Where training samples come from: encoded dialogues, clips composed in token space, or sound."""
+    s = recipe.train
 
     def shards() -> ShardSource:
         return ShardSource(ShardSet(args.shards / "train"), s.frames, s.seed)
 
+    def needs(option: str, *others: str) -> None:
+        missing = [f"--{other}" for other in others if not getattr(args, other)]
+        if missing:
+            raise ConfigError(f"--{option} needs {' and '.join(missing)} as well")
+
     if args.coded:
-        if not (args.dialogues and args.tokenizer):
-            raise ConfigError("--coded needs --dialogues RECIPE.toml and --tokenizer FILE.model as well")
+        needs("coded", "dialogues", "tokenizer")
         dialogues, tokenizer = load_toml(DialogueRecipe, args.dialogues), Tokenizer.load(args.tokenizer)
-        source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed)
+        source: Source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed, s.heard > 0)
         if source.metadata["codec"] != validation.metadata["codec"]:
             raise ConfigError(f"{args.coded}: made with another codec than {args.shards}; encode one of them again")
-        if args.real_share:
-            source = MixedSource(source, shards(), args.real_share, s.seed)
-    else:
-        source = shards()
-    check_corpus(recipe.model, source.metadata, str(args.recipe))
-    data = DialogueData(source, validation, s.frames, s.batch)
-    fit(recipe, data, args.out, args.minutes)
+        return MixedSource(source, shards(), args.real_share, s.seed) if args.real_share else source
+    if args.sound or recipe.data.augment:
+        if not args.sound:
+            raise ConfigError("data.augment: the user's sound is augmented before the codec; give dialogues with --sound")
+        needs("sound", "codec", "tokenizer")
+        codec = trained_codec(args.codec, StreamLayout.from_config(recipe.model).n_system)
+        if torch.cuda.is_available() and recipe.machine.accelerator != "cpu":
+            codec.mimi.to("cuda")
+        tokenizer = Tokenizer.load(args.tokenizer)
+        made_with = {"codec": fingerprint(args.codec / "mimi.safetensors"), "tokenizer": fingerprint(args.tokenizer),
+                     "cardinality": str(codec.cardinality), "vocabulary": str(tokenizer.vocab_size)}
+        augment = recipe.augment if recipe.data.augment else None
+        return SoundSource(args.sound, codec, tokenizer, s.frames, s.seed, augment, made_with)
+    return shards()
 
 
-def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None = None) -> DuplexModule:
-    """Train to the recipe's last step, resuming from ``out``/last.ckpt when it is there; returns the module."""
-    s = recipe.train
+def strategy_of(recipe: FitRecipe) -> str | Strategy:
+    """Lightning's strategy for the recipe."""
+    machine = recipe.machine
+    if machine.strategy == "fsdp":
+        return ModelParallelStrategy(data_parallel_size=machine.processes, tensor_parallel_size=1)
+    if machine.strategy == "ddp" or machine.processes > 1:
+        return DDPStrategy(find_unused_parameters=recipe.model.extra_heads_num_heads > 0)
+    return "auto"
+
+
+def loggers_of(recipe: FitRecipe, out: Path) -> list[Logger]:
+    """The loggers of the recipe; a resumed run does not overwrite the curves that are there."""
+    kinds, found = recipe.machine.loggers, []
+    if "csv" in kinds:
+        old = out / "logs" / "metrics.csv"
+        if old.exists():
+            old.rename(old.with_name(f"metrics-{sum(1 for _ in old.parent.glob('metrics*.csv'))}.csv"))
+        found.append(CSVLogger(out, "logs", ""))
+    if "tensorboard" in kinds:
+        found.append(TensorBoardLogger(out, "tensorboard", ""))
+    return found
+
+
+def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None = None, steps: int | None = None,
+        codec: Path | None = None) -> DuplexModule:
+    """Train to the recipe's last step, resuming from the checkpoint in ``out`` when there is one; returns the module.
+
+    ``steps`` stops earlier, with the schedule of the whole recipe. ``codec`` is a codec's folder whose vectors fresh
+    embeddings start from.
+    """
+    s, machine = recipe.train, recipe.machine
+    if machine.gradient_checkpointing and not recipe.model.gradient_checkpointing:
+        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, gradient_checkpointing=True))
     L.seed_everything(s.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
-    module = DuplexModule(recipe.model, s)
-    keep = ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=s.keep_every)
+    module = DuplexModule(recipe.model, s, recipe)
+    if codec and not recipe.start.folder and not module.sharded:
+        embed_as_sounds(module.model, trained_codec(codec, StreamLayout.from_config(recipe.model).n_system), s.seed)
+    counts = [sum(p.numel() for p in ps) for ps in (module.parameters(), filter(lambda p: p.requires_grad, module.parameters()))]
+    check_space(out, *counts)
+    resume = resume_point(out)
+    check_resume(out, recipe)
+    ledger = Ledger(out)
+    callbacks: list[L.Callback] = [ledger, Keeper(out, s.keep_every, ledger), TQDMProgressBar(refresh_rate=20)]
+    if recipe.watch.every and data.watched is not None:
+        callbacks.insert(0, Watcher(out, recipe.watch, watch_items(data.watched, recipe.model, recipe.watch)))
     trainer = L.Trainer(
-        max_steps=s.steps, max_time={"minutes": minutes} if minutes else None, accelerator="auto", devices=1,
-        gradient_clip_val=s.clip, val_check_interval=s.validate_every, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-        log_every_n_steps=20, logger=CSVLogger(out, "logs", ""), callbacks=[keep, TQDMProgressBar(refresh_rate=20)],
-        enable_model_summary=False)
-    last = out / "last.ckpt"
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=False)
-    trainer.save_checkpoint(last)
-    (out / "config.json").write_text(json.dumps(recipe.model.to_dict(), indent=1))
+        max_steps=min(s.steps, steps or s.steps), max_time={"minutes": minutes} if minutes else None,
+        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes, strategy=strategy_of(recipe),
+        precision=machine.precision, accumulate_grad_batches=machine.accumulate(s.batch), use_distributed_sampler=False,
+        gradient_clip_val=s.clip, val_check_interval=s.validate_every * machine.accumulate(s.batch),
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, log_every_n_steps=20, logger=loggers_of(recipe, out),
+        callbacks=callbacks, enable_model_summary=False, enable_checkpointing=False)
+    if trainer.is_global_zero:
+        text = json.dumps(saved_config(recipe), indent=1)
+        replace_file(out / "config.json", lambda part: part.write_text(text))
+    trainer.fit(module, data, ckpt_path=resume, weights_only=False)
     return module
+
+
+def saved_config(recipe: FitRecipe) -> dict:
+    """config.json of a run: the model, with the adapters that it trains."""
+    start = recipe.start
+    config = dataclasses.replace(recipe.model, lora=start.lora_rank > 0)
+    if start.lora_rank:
+        config = dataclasses.replace(config, lora_rank=start.lora_rank, lora_scaling=start.lora_scaling)
+    return config.to_dict()
+
+
+def check_resume(out: Path, recipe: FitRecipe) -> None:
+    """Raises CheckpointError when the run in ``out`` was made with a model of another shape."""
+    if resume_point(out) is None or not (out / "config.json").exists():
+        return
+    before, now = LMConfig.from_json(out / "config.json").to_dict(), saved_config(recipe)
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key != "gradient_checkpointing":
+            raise CheckpointError(f"{out}: holds a run whose {key} is {before.get(key)}, the recipe's is {now.get(key)}; "
+                                  "give another --out or the run's own recipe")
 
 
 if __name__ == "__main__":

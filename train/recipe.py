@@ -1,0 +1,214 @@
+"""The recipe of a language-model stage: one TOML file, checked key by key before anything is loaded.
+
+A stage differs from another in its tables alone: which data ([data]), from which weights ([start]), which loss and rates
+([train]), on which machine ([machine]) and what is watched ([watch]).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from duplex.checkpoint import open_folder
+from duplex.config import LMConfig
+from duplex.errors import CheckpointError, ConfigError
+from duplex.loss import LossWeights
+from duplex.overlay import build_fields
+
+CHANGEABLE = ("delays", "context", "gradient_checkpointing", "lora", "lora_rank", "lora_scaling", "n_user", "max_period",
+              "depformer_context")
+"""Keys of the model that a stage may change without touching a weight."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """[train]: optimiser, schedule and loss."""
+
+    seed: int = 0
+    steps: int = 6000
+    batch: int = 8
+    """Samples of one optimiser step, over all processes."""
+    frames: int = 400
+    """Frames in a crop; more than the context, so that every distance is trained."""
+    lr: float = 1e-3
+    """Learning rate of the temporal transformer and everything but the depth transformer."""
+    depth_lr: float = 1e-3
+    warmup: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final: float = 0.05
+    """Learning rate at the end, as a share of its peak (cosine)."""
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    depth_share: float = 0.25
+    """Share of the frames on which the depth transformer is evaluated; 1 for all."""
+    token_dropout: float = 0.0
+    """Share of the user's input columns replaced by "no token", so that no single frame decides."""
+    speech_bias: float = 4.0
+    """How much likelier a frame on which the system speaks is chosen for the depth transformer than a silent one."""
+    heard: float = 0.0
+    """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
+    validate_every: int = 500
+    keep_every: int = 250
+    loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "frames", "validate_every", "keep_every"):
+            _need(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "depth_lr", "warmup", "weight_decay", "clip", "heard"):
+            _need(getattr(self, name) >= 0, f"{name}: must not be negative, got {getattr(self, name)}")
+        for name in ("depth_share", "token_dropout", "final"):
+            _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """[start]: the weights that a stage begins with."""
+
+    folder: str = ""
+    """Model folder in Kyutai's format; empty for fresh weights. ``--start`` gives it on the command line."""
+    needed: bool = False
+    """Refuse to begin with fresh weights."""
+    lora_rank: int = 0
+    """0 trains all weights; above, the weights stay and adapters of this rank are trained."""
+    lora_scaling: float = 2.0
+    train_embeddings: bool = False
+    """With adapters: train the embedding tables as well."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """[data]: what becomes of a sample (arXiv:2410.00037, sections 4.2 to 4.4)."""
+
+    kind: Literal["dialogues", "single", "text"] = "dialogues"
+    """Two voices; one voice, the user's rows unknown; or text alone, all audio rows unknown."""
+    text_share: float = 0.0
+    """Share of the steps whose batch is text alone (from ``--text``), with optimiser moments of their own."""
+    text_mask: float = 0.0
+    """Share of the samples whose text row is unknown."""
+    text_shift: float = 0.0
+    """Seconds by which the text row is moved at most, either way, per sample."""
+    augment: bool = False
+    """Pass the user's sound through [augment] and encode it while training (needs sound, not shards)."""
+    swap_share: float = 0.0
+    """Share of the samples with the voices exchanged; their text, which is the other voice's, is then unknown."""
+
+    def __post_init__(self) -> None:
+        for name in ("text_share", "text_mask", "swap_share"):
+            _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        _need(0 <= self.text_shift <= 10, f"text_shift: must be from 0 to 10 seconds, got {self.text_shift}")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """[augment]: the user's sound as rooms and lines make it (arXiv:2410.00037, section 4.4), before the codec."""
+
+    gain_share: float = 0.5
+    gain_db: tuple[float, float] = (-24.0, 15.0)
+    noise_share: float = 0.3
+    noise_db: tuple[float, float] = (-30.0, 6.0)
+    """Loudness of added noise over that of the user's speech."""
+    echo_share: float = 0.3
+    echo_scale: tuple[float, float] = (0.0, 0.2)
+    """The system's voice that comes back through the user's microphone."""
+    echo_delay: tuple[float, float] = (0.1, 0.5)
+    """Seconds."""
+    reverb_seconds: tuple[float, float] = (0.1, 0.5)
+    """Time in which the room's reverberation falls by 60 dB; applied with the echo."""
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """[machine]: how many processes, and how Lightning divides the work."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """"fsdp" shards weights, gradients and optimiser over all processes (FSDP2) and keeps distributed checkpoints."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    micro_batch: int = 0
+    """Samples that a process computes at a time; 0 for all of its share. Smaller ones accumulate gradients."""
+    compile: bool = False
+    """Compile the model's forward pass: minutes at the start, needs a C++ compiler on a CPU."""
+    gradient_checkpointing: bool = False
+    loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",)
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.nodes
+
+    def accumulate(self, batch: int) -> int:
+        """Micro-batches of one optimiser step; ConfigError when ``batch`` cannot be divided so."""
+        share, rest = divmod(batch, self.processes)
+        _need(not rest and share > 0, f"train.batch: {batch} samples do not divide among {self.processes} processes")
+        micro = self.micro_batch or share
+        _need(share % micro == 0, f"machine.micro_batch: {micro} does not divide the {share} samples of a process")
+        return share // micro
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """[watch]: short free-running rollouts while it trains."""
+
+    every: int = 0
+    """Steps between rollouts; 0 for none."""
+    items: int = 16
+    prompt: float = 4.0
+    """Seconds of the reference that go before a rollout."""
+    length: float = 8.0
+    """Seconds that the model is left to itself."""
+    tolerance: float = 0.2
+    """A share that falls by more than this below its value at the start is reported as lost."""
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """A language-model stage."""
+
+    model: LMConfig
+    train: FitSettings = field(default_factory=FitSettings)
+    start: StartSettings = field(default_factory=StartSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> FitRecipe:
+        """The recipe in `values`; a recipe without [model] takes the shape of the folder that it starts from."""
+        values = dict(values)
+        start, model = values.get("start"), values.get("model")
+        folder = start.get("folder") if isinstance(start, Mapping) else None
+        if folder and (model is None or isinstance(model, Mapping) and "preset" not in model):
+            own = open_folder(folder).network().to_dict()
+            values["model"] = LMConfig.from_dict(own | dict(model or {}), f"{source}: model")
+        elif model is None:
+            raise ConfigError(f"{source}: missing table [model]; add it, or give a model folder with --start")
+        return build_fields(cls, values, source)
+
+    def __post_init__(self) -> None:
+        if self.start.needed and not self.start.folder:
+            raise ConfigError("start.needed: this stage goes on from trained weights; give a model folder with --start")
+        if self.start.lora_rank and not self.start.folder:
+            raise ConfigError("start.lora_rank: adapters need the weights that they adapt; give a model folder with --start")
+        if self.start.folder:
+            check_start(self.model, self.start.folder)
+        self.machine.accumulate(self.train.batch)
+
+
+def check_start(config: LMConfig, folder: str) -> None:
+    """Raises CheckpointError when the weights of `folder` have another shape than `config`."""
+    have = open_folder(folder).network()
+    for f in dataclasses.fields(LMConfig):
+        ours, theirs = getattr(config, f.name), getattr(have, f.name)
+        if f.name not in CHANGEABLE and ours != theirs:
+            raise CheckpointError(f"{folder}: its {f.name} is {theirs}, the recipe's is {ours}; "
+                                  "leave [model] out to take the folder's shape")
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
