@@ -35,8 +35,9 @@ def run_cells(notebook: dict[str, Any], name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def quiet_place(tmp_path, monkeypatch):
-    """An empty working folder, figures that open no window, and the thread count restored."""
+    """An empty working folder, figures that open no window, a short training run, and the thread count restored."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOY_STEPS", "6")
     threads, backend = torch.get_num_threads(), matplotlib.get_backend()
     matplotlib.use("Agg")
     yield tmp_path
