@@ -37,6 +37,8 @@ SHARES = {"turn": ("takes_turn", "right"), "pause": ("takes_over",), "interrupti
 LOWER_IS_BETTER = ("pause.takes_over",)
 CLEAR = 0.25
 """A share that is worse by more than this than the one on record is a clear loss: chance moves 24 items less."""
+FEW = 5
+"""A share of fewer items than that is not held against a model."""
 
 
 def make(clips: Clips, folder: Path, seed: int) -> None:
@@ -85,7 +87,7 @@ def losses(on_record: dict[str, dict], now: dict[str, dict]) -> list[str]:
     found = []
     for name, before in on_record.items():
         was, value = before["value"], now.get(name, {}).get("value")
-        if was is None:
+        if was is None or before.get("n", FEW) < FEW:
             continue
         worse = 1.0 if value is None else (value - was) * (1 if name in LOWER_IS_BETTER else -1)
         if worse > CLEAR:
