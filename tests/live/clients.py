@@ -249,6 +249,7 @@ def main() -> None:
     with server("--slots", "1") as port, tempfile.TemporaryDirectory() as folder:
         for driver in (our_client, openai_live, livekit_live):
             rows.append(asyncio.run(driver(port, seconds)))
+            print(f"{rows[-1].client}: {rows[-1].received:.0f} of {rows[-1].sent:.0f} frames", file=sys.stderr, flush=True)
             time.sleep(0.5)
         pulse = Pulse(Path(folder))
         pulse.start()
