@@ -66,8 +66,8 @@ def people(item: Item) -> list[float]:
 
 
 def chunks(words: Sequence[Word]) -> list[Chunk]:
-    """Words as the scorers take them."""
-    return [(w.text, w.start, w.end) for w in words]
+    """Words as the scorers take them, and as they are written to files: to the millisecond."""
+    return [(w.text, round(w.start, 3), round(w.end, 3)) for w in words]
 
 
 def write_items(root: Path, items: Sequence[Item], version: str) -> None:
@@ -93,11 +93,11 @@ def write_outputs(root: Path, items: Sequence[Item], responses: Sequence[Respons
         folder = root / names[item.task] / str(item.seed)
         folder.mkdir(parents=True, exist_ok=True)
         _wav(folder / "output.wav", response.pcm, window(item, version))
-        kept = [w for w in said if w.start < window(item, version)]
+        kept = [chunk for chunk in chunks(said) if chunk[1] < window(item, version)]
         if version == "v1" and item.task == "interruption":
-            kept = [w for w in kept if w.start >= item.marks["event"][1]]
-        content = {"text": " ".join(w.text for w in kept),
-                   "chunks": [{"text": w.text, "timestamp": [round(w.start, 3), round(w.end, 3)]} for w in kept]}
+            kept = [chunk for chunk in kept if chunk[1] >= item.marks["event"][1]]
+        content = {"text": " ".join(text for text, _, _ in kept),
+                   "chunks": [{"text": text, "timestamp": [start, end]} for text, start, end in kept]}
         _json(folder / "output.json", content)
 
 
