@@ -3,10 +3,10 @@
     python -m train.codec train/recipes/codec-tiny.toml --bank BANK --out RUN [--teacher FEATURES] [--phones PHONES]
 
 Follows the Moshi paper's section 3.3 at a small scale: quantisation on a share of the batches, the semantic codebook
-distilled from a teacher's features or phone labels, spectral losses. A recipe names its stage: "whole"; "encoder" (a spectrogram
-stands in for the waveform decoder, at a third of the cost); "decoder" (encoder and codebooks frozen, so that codes stay valid for
-a trained language model). ``--start`` takes what fits from another run. Stops and resumes at any step; RUN/mimi.safetensors is
-always whole.
+distilled from a teacher's features or phone labels, spectral losses, and discriminators where [adversarial] says ``on``. A recipe
+names its stage: "whole"; "encoder" (a spectrogram stands in for the waveform decoder, at a third of the cost); "decoder" (encoder
+and codebooks frozen, so that codes stay valid for a trained language model). ``--start`` takes what fits from another run. Stops
+and resumes at any step; RUN/mimi.safetensors is always whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from duplex.overlay import load_toml
 from train import cli
 from train.codec_data import Batch, Crops
 from train.corpus.bank import Bank
+from train.discriminators import AdversarialSettings, Adversary
 from train.files import replace_file
 from train.losses import MelLoss
 from train.phones import PHONES
@@ -61,6 +63,8 @@ class CodecTraining:
     distill: float = 0.4
     phones: float = 1.0
     """Weight of the phone labels' cross-entropy, predicted from the semantic codebook."""
+    codebook_dropout: float = 0.0
+    """Share of the quantised steps that use a random number of the acoustic codebooks, so that the codec can be cut to fewer."""
     stretch: float = 0.0
     """Half of the users' crops are played faster or slower by up to this share."""
     system_share: float = 0.45
@@ -90,6 +94,7 @@ class CodecRecipe:
 
     codec: MimiConfig
     train: CodecTraining = CodecTraining()
+    adversarial: AdversarialSettings = AdversarialSettings()
 
 
 class CodecTrainer(nn.Module):
@@ -106,6 +111,7 @@ class CodecTrainer(nn.Module):
         self.to_mel = nn.Linear(config.dimension, MEL_STEPS * HEAD_BANDS)
         self.waves: dict[str, nn.Module] = {"encode": self.mimi.encoder, "decode": self.mimi.decoder}  # or compiled forms
         self.recent: deque[Tensor] = deque(maxlen=80)
+        self.made: Tensor | None = None  # what the codec last made of a batch, for the discriminators
         self.branches = (self.mimi.quantizer.rvq_first, self.mimi.quantizer.rvq_rest)
         for branch in self.branches:
             branch.no_quantization_rate = 1.0 - settings.quantize_share
@@ -138,7 +144,11 @@ class CodecTrainer(nn.Module):
         else:
             spoken = first.output_proj(first.input_proj(z))
             latent = spoken + rest.output_proj(rest.input_proj(z))
-        terms["mel"] = self.mel_from(latent, pcm) if settings.stage == "encoder" else self.mel(self.decode(latent), pcm)
+        if settings.stage == "encoder":
+            terms["mel"] = self.mel_from(latent, pcm)
+        else:
+            self.made = self.decode(latent)
+            terms["mel"] = self.mel(self.made, pcm)
         total = terms["mel"] + settings.commit * terms.get("commit", 0.0)
         if batch.features is not None and batch.known.any():
             guess = self.to_teacher(spoken.transpose(1, 2))
@@ -163,8 +173,15 @@ class CodecTrainer(nn.Module):
         """Loss of the decoder alone, from the codes that are fixed by now."""
         with torch.no_grad():
             latent = self.mimi.quantizer.decode(self.mimi.quantizer.encode(self.latent(pcm)))
-        mel = self.mel(self.decode(latent), pcm)
+        self.made = self.decode(latent)
+        mel = self.mel(self.made, pcm)
         return {"mel": mel, "total": mel}
+
+    def drop_codebooks(self, rng: np.random.Generator) -> None:
+        """Whether the next step quantises with fewer acoustic codebooks, and with how many, drawn from ``rng``."""
+        rest = self.branches[1]
+        rest.q_dropout = bool(rng.random() < self.settings.codebook_dropout)
+        rest.rng_dropout = random.Random(int(rng.integers(2**31)))
 
     @torch.no_grad()
     def fill_codebooks(self, generator: torch.Generator, start: bool) -> float:
@@ -227,12 +244,15 @@ def learning_rate(step: int, settings: CodecTraining) -> float:
     return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, config: MimiConfig, step: int) -> None:
+def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, config: MimiConfig, step: int,
+         adversary: Adversary | None = None) -> None:
     """Write weights for use and the state for resuming; each file appears whole or not at all."""
     weights = {k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}
     replace_file(out / "mimi.safetensors", lambda p: save_file(weights, p))
     replace_file(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
     state = {"step": step, "trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(trainer.recent)}
+    if adversary is not None:
+        state["adversary"] = adversary.state_dict()
     replace_file(out / "resume.pt", lambda p: torch.save(state, p))
 
 
@@ -270,6 +290,11 @@ def run(args: argparse.Namespace) -> None:
         mimi.decoder.requires_grad_(False)
     if args.compile:  # the plain modules stay what is saved
         trainer.waves = {"encode": torch.compile(mimi.encoder), "decode": torch.compile(mimi.decoder)}
+    adversary = None
+    if recipe.adversarial.on:
+        if settings.stage == "encoder":
+            raise ConfigError(f"{args.recipe}: adversarial.on needs sound, and the encoder's stage makes none; set it to false")
+        adversary = Adversary(recipe.adversarial)
     optimizer = torch.optim.AdamW([p for p in trainer.parameters() if p.requires_grad], lr=settings.lr, betas=(0.8, 0.99),
                                   weight_decay=1e-3)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -280,6 +305,8 @@ def run(args: argparse.Namespace) -> None:
         trainer.load_state_dict(state["trainer"])
         optimizer.load_state_dict(state["optimizer"])
         trainer.recent.extend(state["recent"])
+        if adversary is not None and "adversary" in state:
+            adversary.load_state_dict(state["adversary"])
     trainer.train()
     if frozen:
         mimi.quantizer.eval()
@@ -292,17 +319,22 @@ def run(args: argparse.Namespace) -> None:
         torch.manual_seed(settings.seed * 1_000_003 + step)
         batch = crops.batch(rng, settings.batch, settings.frames)
         quantize = step >= settings.quantize_from
+        trainer.drop_codebooks(rng)
         if not frozen and quantize and (step == settings.quantize_from or step % 200 == 0):
             used = trainer.fill_codebooks(generator, start=step == settings.quantize_from)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         terms = trainer.losses(batch, quantize)
+        if adversary is not None:
+            terms["total"] = terms["total"] + adversary.codec_loss(batch.pcm, trainer.made, step, terms)
         if not torch.isfinite(terms["total"]):
             raise ConfigError(f"step {step}: the loss is not finite; lower lr in {args.recipe} and resume")
         optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 2.0)
         optimizer.step()
+        if adversary is not None:
+            adversary.update(batch.pcm, trainer.made, step, terms)
         step += 1
         for name, value in terms.items():
             averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
@@ -315,7 +347,7 @@ def run(args: argparse.Namespace) -> None:
             with open(args.out / "log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
         if step % settings.keep_every == 0 or step == end:
-            save(args.out, trainer, optimizer, config, step)
+            save(args.out, trainer, optimizer, config, step, adversary)
 
 
 if __name__ == "__main__":
