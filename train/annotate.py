@@ -25,10 +25,10 @@ from duplex.text import Word
 from duplex.units import SAMPLE_RATE
 from train import cli
 from train.files import replace_file
-from train.own.labels import SYSTEM_LABEL, USER_LABEL
+from train.own.labels import SYSTEM_LABEL, USER_LABEL, read_segments
 from train.own.layout import Item, find_items
 from train.own.options import add_reading, reading_of
-from train.own.recording import Reading, load
+from train.own.recording import Reading, load, main_speaker
 from train.own.speech import RATE, runs, speech_mask
 
 Recogniser = Callable[[np.ndarray], list[Word]]
@@ -88,17 +88,34 @@ def settle(words: Sequence[Word], pcm: np.ndarray) -> list[Word]:
 def annotate(item: Item, reading: Reading, recognise: Recogniser) -> Path:
     """Write the words of one recording beside it; InputError when it cannot be read."""
     recording = load(item, replace(reading, need_words=False))
-    entries = [[w.text, [w.start, w.end], label] for label, track in zip((SYSTEM_LABEL, USER_LABEL), recording.pcm, strict=True)
+    label = _mono_labels(item, reading) if item.segments else _stereo_labels(item, reading)
+    entries = [[w.text, [w.start, w.end], label(side, w)] for side, track in enumerate(recording.pcm)
                for w in settle(recognise(track), track)]
-    # In the file the left channel's speaker comes under the left label: the words move with the channels.
-    right = item.segments is None and reading.system_is_right(item.audio)
-    names = {SYSTEM_LABEL: USER_LABEL, USER_LABEL: SYSTEM_LABEL} if right else {}
-    entries = [[text, times, names.get(label, label)] for text, times, label in entries]
     path = words_path(item)
     text = json.dumps({"alignments": entries}, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
+
+
+def _stereo_labels(item: Item, reading: Reading) -> Callable[[int, Word], str]:
+    """In the file the left channel's speaker has the left label, whichever side is the system's."""
+    right = reading.system_is_right(item.audio)
+    return lambda side, word: USER_LABEL if side != right else SYSTEM_LABEL
+
+
+def _mono_labels(item: Item, reading: Reading) -> Callable[[int, Word], str]:
+    """The speakers' own labels, so that the words fit whoever is made the system later."""
+    segments = read_segments(item.segments)
+    system = reading.system or main_speaker(segments)
+    others = [s for s in segments if s.speaker != system] or segments
+
+    def label(side: int, word: Word) -> str:
+        if side == 0:
+            return system
+        return max(others, key=lambda s: min(s.end, word.end) - max(s.start, word.start)).speaker
+
+    return label
 
 
 def words_path(item: Item) -> Path:

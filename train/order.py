@@ -1,8 +1,8 @@
 """In which order training samples come: a pure function, so that nothing has to be remembered to resume.
 
-All samples of a run form one endless sequence of positions; every epoch is a fresh permutation of the dialogues. Batch ``step``
-of rank ``r`` among ``world`` holds the positions ``(step * world + r) * batch`` and following, whatever ran before: a run that
-resumes at step s, in the middle of an epoch or not, gets what an unbroken run would have got, and a run on another number of
+All samples of a run form one endless sequence of positions; every epoch is a fresh permutation of the dialogues. Optimiser step
+``s`` takes the positions ``s * batch … (s + 1) * batch - 1``, dealt out first to the micro-batches, then to the ranks. A run that
+resumes at a step, in the middle of an epoch or not, gets what an unbroken run would have got, and a run on another number of
 machines sees the same sequence.
 """
 
@@ -26,20 +26,21 @@ def sample_index(seed: int, position: int, size: int) -> int:
     return int(_permutation(seed, epoch, size)[offset])
 
 
-def positions(step: int, rank: int, world: int, batch: int) -> range:
-    """Positions of the samples of one rank's batch."""
-    first = (step * world + rank) * batch
-    return range(first, first + batch)
+def positions(step: int, batch: int, rank: int = 0, world: int = 1, micro: int = 0, accumulate: int = 1) -> range:
+    """Positions of one micro-batch of one rank; ``batch`` is that of the whole step, a multiple of ``world * accumulate``."""
+    size = batch // (world * accumulate)
+    first = step * batch + (micro * world + rank) * size
+    return range(first, first + size)
 
 
-def batch_of(seed: int, step: int, rank: int, world: int, batch: int, size: int) -> list[tuple[int, int]]:
-    """(epoch, dialogue) of each sample of one rank's batch."""
-    return [(p // size, sample_index(seed, p, size)) for p in positions(step, rank, world, batch)]
+def batch_of(seed: int, step: int, size: int, batch: int, rank: int = 0, world: int = 1) -> list[tuple[int, int]]:
+    """(epoch, dialogue) of each sample of one rank's part of a step, over ``size`` dialogues."""
+    return [(p // size, sample_index(seed, p, size)) for p in positions(step, batch, rank, world)]
 
 
-def step_after(samples: int, world: int, batch: int) -> int:
-    """The step at which a run on ``world`` ranks goes on after ``samples`` samples of another run: none is skipped.
+def step_after(samples: int, batch: int) -> int:
+    """The step at which a run with another batch goes on after ``samples`` samples: none is skipped.
 
     Where the samples do not fill whole steps the last ones, less than one step, come again.
     """
-    return samples // (world * batch)
+    return samples // batch

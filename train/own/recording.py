@@ -8,6 +8,7 @@ speaker talks and silence elsewhere, the user's track is all the rest.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,15 +146,21 @@ def _split(pcm: np.ndarray, item: Item, reading: Reading) -> tuple[np.ndarray, d
     if segments[-1].start > seconds:
         raise InputError(f"{item.segments}: mismatched length: a segment begins at {segments[-1].start:g} s, but the recording "
                          f"has {seconds:.2f} s; check which recording the file belongs to")
+    speakers = {segment.speaker for segment in segments}
+    system = reading.system or main_speaker(segments)
+    if system not in speakers:
+        raise InputError(f"{item.segments}: unknown speaker {system!r}; the diarisation has {', '.join(sorted(speakers))}")
+    gain = _gate(segments, system, len(pcm))
+    side_of = {SYSTEM_LABEL: 0, USER_LABEL: 1} | {speaker: int(speaker != system) for speaker in speakers}
+    return np.stack([pcm * gain, pcm * (1 - gain)]), side_of
+
+
+def main_speaker(segments: Sequence[Segment]) -> str:
+    """The speaker who talks most; of equals the first by name."""
     talk: dict[str, float] = defaultdict(float)
     for segment in segments:
         talk[segment.speaker] += segment.end - segment.start
-    system = reading.system or max(sorted(talk), key=lambda speaker: talk[speaker])
-    if system not in talk:
-        raise InputError(f"{item.segments}: unknown speaker {system!r}; the diarisation has {', '.join(sorted(talk))}")
-    gain = _gate(segments, system, len(pcm))
-    side_of = {SYSTEM_LABEL: 0, USER_LABEL: 1} | {speaker: int(speaker != system) for speaker in talk}
-    return np.stack([pcm * gain, pcm * (1 - gain)]), side_of
+    return max(sorted(talk), key=lambda speaker: talk[speaker])
 
 
 def _gate(segments: list[Segment], system: str, samples: int) -> np.ndarray:
