@@ -134,13 +134,16 @@ class DuplexModule(L.LightningModule):
         return torch.from_numpy((chosen + T * np.arange(B)[:, None]).ravel()).to(codes.device)
 
     def drop_user(self, codes: Tensor, generators: list[np.random.Generator]) -> Tensor:
-        """Input codes with some user columns missing (-1); the targets stay whole."""
-        share, layout = self.settings.token_dropout, self.model.layout
-        if share == 0 or layout.n_user == 0:
+        """Input codes with some user columns, or all but the semantic codebook, missing (-1); the targets stay whole."""
+        share, bare, layout = self.settings.token_dropout, self.settings.acoustic_dropout, self.model.layout
+        if share == bare == 0 or layout.n_user == 0:
             return codes
         hit = torch.from_numpy(np.stack([g.random(codes.shape[2]) < share for g in generators])[:, None]).to(codes.device)
         codes = codes.clone()
         codes[:, layout.user_rows] = codes[:, layout.user_rows].masked_fill(hit, -1)
+        alone = torch.tensor([g.random() < bare for g in generators], device=codes.device)[:, None, None]
+        acoustic = slice(layout.user_rows.start + 1, layout.user_rows.stop)
+        codes[:, acoustic] = codes[:, acoustic].masked_fill(alone, -1)
         return codes
 
     def configure_optimizers(self) -> Mapping:

@@ -48,6 +48,8 @@ class FitSettings:
     """Share of the user's input columns replaced by "no token", so that no single frame decides."""
     speech_bias: float = 4.0
     """How much likelier a frame on which the system speaks is chosen for the depth transformer than a silent one."""
+    acoustic_dropout: float = 0.0
+    """Share of the samples that hear the user's semantic codebook alone: a new voice is then less of a surprise."""
     heard: float = 0.0
     """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
     validate_every: int = 500
