@@ -1,5 +1,6 @@
-# make demo   a full-duplex conversation with a recorded user, on the embedded model (no download)
-# make test   all tests
+# make demo    a full-duplex conversation with a recorded user, on the embedded model (no download)
+# make test    all tests; those that need a sound server, a browser or a speech engine of Debian's say so and are left out without
+# make bench   every bench of the embedded model: out/bench/index.html (about half an hour)
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -7,13 +8,16 @@ PY := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.installed
 	@$(PY) -m infer.demo --out out/demo
 
 test: $(VENV)/.tested
 	@$(PY) -m pytest
+
+bench: $(VENV)/.tested
+	@$(PY) -m benchmarks.bench --model tiny --out out/bench
 
 lint: $(VENV)/.tested
 	@$(PY) -m ruff check .
@@ -27,7 +31,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PY) -m pip install --disable-pip-version-check -e '.[train,dev]'
+	@$(PY) -m pip install --disable-pip-version-check -e '.[train,corpus,eval,bench,live,serve,cluster,clients,dev]'
 	@touch $@
 
 clean:
