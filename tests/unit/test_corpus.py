@@ -1,73 +1,136 @@
-"""Scripts, the utterance bank and dialogue synthesis, with an engine that speaks tones."""
+"""What is said and who says it: scenarios, splits, speakers, the utterance bank."""
 
-import json
 import random
 
 import numpy as np
 import pytest
-import soundfile
+from tones import ToneEngine, requests
 
-from duplex.text import Word
 from duplex.units import SAMPLE_RATE
-from train import synthesize
 from train.corpus import scripts
 from train.corpus.bank import Bank, Request, fill
-from train.corpus.dialogue import Composer, Phenomena, written
+from train.corpus.exchange import LANGUAGES, MUMBLED, SOUNDS, STYLES, key, split_key
+from train.corpus.lines import QUOTA, speaker_lines, system_requests, user_requests, with_corrections
+from train.corpus.sounds import SoundEngine
+from train.corpus.speakers import HELD_OUT, SPEAKERS, of_split
+from train.corpus.style import styled
 from train.corpus.voices import Utterance
-from train.speak import script_lines
 
 
-class ToneEngine:
-    """Every word is 0.2 s of a tone of its own, 0.05 s apart, after 0.1 s of silence."""
+class RecordingPicker(scripts.Picker):
+    """Keeps what was picked."""
 
-    name = "hibari"
+    def __init__(self, rng, split):
+        super().__init__(rng, split)
+        self.picked = set()
 
-    def say(self, text, voice, speed=1.0, seed=0):
-        parts, words, clock = [np.zeros(2400, np.float32)], [], 0.1
-        for word in text.split():
-            pitch = 200 + sum(map(ord, word)) % 500
-            tone = 0.3 * np.sin(np.arange(4800) * 2 * np.pi * pitch / SAMPLE_RATE)
-            parts += [tone.astype(np.float32), np.zeros(1200, np.float32)]
-            words.append(Word(word, clock, clock + 0.2))
-            clock += 0.25
-        return Utterance(np.concatenate(parts), tuple(words))
+    def __call__(self, kind, options):
+        option = super().__call__(kind, options)
+        if any(self.held_out(kind, o) for o in options):
+            self.picked.add((kind, option))
+        return option
 
 
-def requests():
-    users, systems = script_lines(0, draws=3000)
-    return [Request(t, "heart", "user") for t in users] + [Request(t, "heart", "system") for t in systems]
-
-
-@pytest.fixture(scope="module")
-def bank_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bank")
-    assert list(fill(folder, ToneEngine(), requests()))
-    return folder
-
-
-def test_splits_share_no_sum_and_every_scenario_speaks():
-    users = {}
+def test_no_template_and_no_argument_of_one_split_is_in_the_other():
+    picked = {}
     for split in ("train", "test"):
-        rng = random.Random(1)
-        users[split] = {e.user for e in scripts.exchanges(rng, split, 4000)}
-    sums = [{u for u in users[s] if " plus " in u} for s in ("train", "test")]
-    operands = [{tuple(w for w in u.rstrip("?").split() if w in scripts.NUMBERS) for u in s} for s in sums]
-    assert operands[0] and operands[1] and not operands[0] & operands[1]
-    assert len(scripts.names()) >= 12
-    assert not any(ch.isdigit() for u in users["train"] for ch in u)
+        pick = RecordingPicker(random.Random(1), split)
+        for name in scripts.names():
+            for _ in range(150):
+                scripts.instance(pick.rng, pick, name)
+        picked[split] = pick.picked
+    assert not picked["train"] & picked["test"]
+    kinds = {kind for kind, _ in picked["test"]}
+    assert kinds == {kind for kind, _ in picked["train"]} and {"sum", "repeat", "order"} <= kinds and len(kinds) >= 8
+
+
+def test_there_are_twenty_scenarios_and_their_lines_can_be_spoken():
+    assert len(scripts.names()) >= 20
+    marks = {"", MUMBLED, *STYLES, *LANGUAGES}
+    for name in scripts.names():
+        for split in ("train", "test"):
+            rng = random.Random(2)
+            for _ in range(40):
+                for e in with_corrections(scripts.instance(rng, scripts.Picker(rng, split), name)):
+                    assert e.user_mark in marks and e.sound in {"", *SOUNDS}
+                    assert e.system_mark in {"", "beep", "scale", *LANGUAGES}
+                    assert e.user and e.system and not any(c.isdigit() or c == "|" for c in e.user + e.system)
 
 
 def test_sums_are_right():
     rng = random.Random(0)
-    for _ in range(200):
-        (exchange,) = scripts.addition(rng, scripts.Picker(rng, "train"))
-        a, b, c = [scripts.NUMBERS.index(w) for w in exchange.system.rstrip(".").split() if w in scripts.NUMBERS]
-        assert a + b == c
+    for make in (scripts.addition, scripts.subtraction):
+        for _ in range(200):
+            (exchange,) = make(rng, scripts.Picker(rng, "train"))
+            a, b, c = [scripts.NUMBERS.index(w) for w in exchange.system.rstrip(".").split() if w in scripts.NUMBERS]
+            assert c == (a + b if " plus " in exchange.system else a - b)
+
+
+def test_an_order_is_read_back_as_it_was_revised():
+    rng = random.Random(0)
+    pick = scripts.Picker(rng, "train")
+    revised = 0
+    for _ in range(100):
+        talk = scripts.cafe(rng, pick)
+        texts = [e.user for e in talk]
+        if any("make" in t for t in texts) and any("order" in t for t in texts):
+            count = next(w for t in texts if "make" in t for w in t.split() if w in scripts.NUMBERS)
+            assert talk[-1].system.startswith(f"{count} ")
+            revised += 1
+    assert revised > 5
 
 
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match="dev"):
         scripts.Picker(random.Random(0), "dev")
+
+
+def test_speakers_belong_to_one_split_and_every_engine_has_both():
+    names = [s.name for s in SPEAKERS]
+    assert len(set(names)) == len(names) >= 60 and set(names) > HELD_OUT
+    for engine in QUOTA:
+        assert of_split("train", engine) and of_split("test", engine)
+    for language in LANGUAGES:
+        assert of_split("train", None, language) and of_split("test", None, language)
+
+
+def test_training_speakers_never_say_what_is_held_out():
+    wanted = user_requests("piper", 0, share=0.5)
+    sums = {True: set(), False: set()}
+    for r in wanted:
+        if " plus " in r.text:
+            sums[f"piper:{r.speaker}" in HELD_OUT].add(tuple(w for w in r.text.rstrip("?").split() if w in scripts.NUMBERS))
+    assert sums[True] and sums[False] and not sums[True] & sums[False]
+
+
+def test_a_speakers_lines_are_whole_scenarios_in_manners_that_it_has():
+    for speaker in (of_split("train", "flite")[0], of_split("test", "hibari")[0]):
+        lines = speaker_lines(speaker, "train", 200, 0)
+        assert 200 <= len(lines) < 260 and {split_key(n)[1] for n in lines} & set(STYLES) <= set(speaker.styles())
+
+
+def test_the_system_has_one_voice_and_one_for_each_other_language():
+    systems = ["okay.", key("bonjour.", "fr"), key("hola.", "es"), key("beep.", "beep")]
+    assert {(r.text, r.voice) for r in system_requests("hibari", systems)} == {("okay.", "heart")}
+    assert {r.voice for r in system_requests("kokoro", systems)} == {"ff_siwis", "ef_dora"}
+    assert [r.text for r in SoundEngine().requests(systems)][0] == key("beep.", "beep")
+
+
+def test_sounds_differ_and_beeps_have_words():
+    engine = SoundEngine()
+    clips = [engine.say(key("", s), "v0").samples for s in SOUNDS]
+    assert all(np.abs(c).max() > 0.2 and len(c) > 4000 for c in clips)
+    beeps = engine.say(key("beep, beep.", "beep"), "v0")
+    assert [w.text for w in beeps.words] == ["beep,", "beep."]
+    between = beeps.samples[int((beeps.words[0].end + 0.02) * SAMPLE_RATE) : int((beeps.words[1].start - 0.02) * SAMPLE_RATE)]
+    assert np.abs(between).max() == 0
+
+
+def test_mumbling_keeps_the_length_and_loses_the_overtones():
+    noise = np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)
+    dull = styled(noise, MUMBLED, 0)
+    power = np.abs(np.fft.rfft(dull)) ** 2
+    assert len(dull) == len(noise) and power[2000:].sum() < 0.05 * power.sum()
 
 
 def test_a_stopped_bank_goes_on_and_ends_up_the_same(tmp_path, bank_folder):
@@ -83,6 +146,19 @@ def test_a_stopped_bank_goes_on_and_ends_up_the_same(tmp_path, bank_folder):
     assert (tmp_path / "hibari.jsonl").read_text() == (bank_folder / "hibari.jsonl").read_text()
 
 
+def test_a_bank_takes_new_lines_and_keeps_the_old(tmp_path):
+    old = [Request("one", "heart", "user"), Request("two", "heart", "user")]
+    list(fill(tmp_path, ToneEngine(), old))
+    list(fill(tmp_path, ToneEngine(), [Request("three", "heart", "user"), *old]))
+    assert [c.text for c in Bank(tmp_path).clips] == ["one", "two", "three"]
+
+
+def test_loud_and_quiet_clips_keep_their_level(tmp_path):
+    list(fill(tmp_path, ToneEngine(), [Request(key("how do i sound?", m), "heart", "user") for m in ("loud", "quiet")]))
+    loud, quiet = (np.abs(Bank(tmp_path).samples(c)).max() for c in Bank(tmp_path).clips)
+    assert loud > 0.9 and quiet < 0.03
+
+
 def test_speech_is_trimmed_and_its_words_move_along(bank_folder):
     bank = Bank(bank_folder)
     speech = bank.speech(bank.find("system", "okay.")[0])
@@ -90,103 +166,12 @@ def test_speech_is_trimmed_and_its_words_move_along(bank_folder):
     assert np.abs(speech.samples[int(speech.words[0].start * SAMPLE_RATE) + 50 :][:100]).max() > 0.1
 
 
-def test_dialogues_are_a_function_of_their_seed(bank_folder):
-    composer = Composer(Bank(bank_folder), Phenomena(), "train")
-    one, two, other = composer.compose("7", 30.0), composer.compose("7", 30.0), composer.compose("8", 30.0)
-    assert np.array_equal(one.user, two.user) and one.system_words == two.system_words
-    assert not np.array_equal(one.user, other.user)
-    assert len(one.system) == len(one.user) == 30 * SAMPLE_RATE
+def test_words_of_a_bank_never_overlap(tmp_path):
+    class Hasty(ToneEngine):
+        def say(self, text, voice, speed=1.0, seed=0):
+            said = super().say(text, voice, speed, seed)
+            return Utterance(said.samples, tuple(type(w)(w.text, w.start, w.end + 0.12) for w in said.words))
 
-
-def test_words_lie_on_sound_and_the_system_yields_in_time(bank_folder):
-    phenomena = Phenomena(barge_in=0.9, backchannel=0.05, quiet_noise=0.0)
-    composer = Composer(Bank(bank_folder), phenomena, "train")
-    yields = words = 0
-    for seed in range(12):
-        dialogue = composer.compose(str(seed), 40.0)
-        for word in dialogue.system_words:
-            at = int((word.start + 0.05) * SAMPLE_RATE)
-            if at + 500 < len(dialogue.system):
-                words += 1
-                assert np.abs(dialogue.system[at : at + 500]).max() > 0.05, word
-        for event in dialogue.events:
-            if event["kind"] == "yielded" and event["end"] + 0.2 < 40.0:
-                yields += 1
-                low, high = phenomena.yield_after
-                assert low - 0.01 <= event["end"] - event["start"] <= high + 0.01
-                after = dialogue.system[int(event["end"] * SAMPLE_RATE) + 10 :][: int(0.15 * SAMPLE_RATE)]
-                assert np.abs(after).max() < 1e-3
-    assert words > 100 and yields > 5
-
-
-def test_written_form():
-    assert written("nice to meet you, anna. i am here.") == "Nice to meet you, Anna. I am here."
-
-
-def test_synthesize_resumes_byte_for_byte(tmp_path, bank_folder, capsys):
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text("seed = 3\nseconds = 20.0\n")
-    arguments = [str(recipe), "--bank", str(bank_folder), "--hours", "0.03", "--workers", "1"]
-    for name in ("a", "b"):
-        assert synthesize.main([*arguments, "--out", str(tmp_path / name)]) == 0
-    first = tmp_path / "a" / "train" / "000001.wav"
-    assert first.read_bytes() == (tmp_path / "b" / "train" / "000001.wav").read_bytes()
-    first.unlink()
-    assert synthesize.main([*arguments, "--out", str(tmp_path / "a")]) == 0
-    assert first.read_bytes() == (tmp_path / "b" / "train" / "000001.wav").read_bytes()
-    info = soundfile.info(first)
-    assert (info.channels, info.samplerate, info.frames) == (2, SAMPLE_RATE, 20 * SAMPLE_RATE)
-    labels = {label for _, _, label in json.loads(first.with_suffix(".json").read_text())["alignments"]}
-    assert labels == {"SPEAKER_MAIN", "SPEAKER_USER"}
-
-
-@pytest.mark.parametrize("text, hint", [("secnods = 3.0\n", "seconds"), ("seconds = 'long'\n", "seconds")])
-def test_a_bad_recipe_is_one_line(tmp_path, bank_folder, capsys, text, hint):
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(text)
-    assert synthesize.main([str(recipe), "--bank", str(bank_folder), "--out", str(tmp_path / "out")]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and hint in err and not (tmp_path / "out").exists()
-
-
-def test_composed_codes_carry_the_clips_and_the_words(tmp_path, bank_folder):
-    import torch
-
-    from duplex.codec import MimiCodec, MimiConfig, build_mimi
-    from duplex.testing import ByteTokenizer
-    from duplex.text import row_to_words
-    from train.coded import LEVELS_DB, CodedBank, ComposedSource, _save, encode_stream, noise, streams
-
-    torch.manual_seed(0)
-    config = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=2, cardinality=16, num_heads=2, num_layers=1,
-                        dim_feedforward=32, context=16, layer_scale=0.1)
-    mimi = build_mimi(config)
-    for module in mimi.modules():
-        if hasattr(module, "embedding_sum"):
-            torch.nn.init.normal_(module.embedding_sum)
-    codec, bank = MimiCodec(mimi, config), Bank(bank_folder)
-    jobs = streams(bank, 0, passes=3)
-    assert jobs[0][0] == "system" and {level for role, level, _ in jobs if role == "user"} == set(range(len(LEVELS_DB)))
-    (tmp_path / "meta.json").write_text(json.dumps({"codec": "x", "codebooks": "2", "cardinality": "16"}))
-    for level in range(len(LEVELS_DB)):
-        sound = torch.from_numpy(noise(np.random.default_rng(level), level, 20 * 1920))[None, None]
-        _save(tmp_path / f"background-{level}.npz", codes=codec.encode(sound)[0].numpy().astype(np.int16))
-    systems = sum(role == "system" for role, _, _ in jobs)
-    for number, (role, level, clips) in enumerate(jobs[: systems + 12]):
-        codes, places = encode_stream(bank, codec, role, level, clips, (0, 1, number))
-        timing = [[length, [[w.text, w.start, w.end] for w in words]] for length, words in map(bank.timing, clips)]
-        labels = json.dumps({"role": role, "level": level, "places": places, "timing": timing,
-                             "clips": [[c.text, c.speaker] for c in clips]})
-        _save(tmp_path / f"stream-{number:05d}.npz", codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
-    coded, tokenizer = CodedBank(tmp_path), ByteTokenizer()
-    source = ComposedSource(coded, tokenizer, synthesize.DialogueRecipe(seconds=30.0), frames=375, seed=1)
-    sample = source.sample(4)
-    assert sample.shape == (5, 375) and torch.equal(sample, source.sample(4)) and not torch.equal(sample, source.sample(5))
-    # The plan that was rendered says which clip starts where: its codes must be there, and its words in the text row.
-    plan = source.composers[0].plan("1:composed:0", 30.0)
-    codes = coded.render(plan, 0, 375, tokenizer, np.random.default_rng(0))
-    first = next(p for p in plan.placements if p.speaker == "system")
-    at = round(first.start * 12.5)
-    assert np.array_equal(codes[1:3, at : at + 4], coded.codes(first.clip)[:, :4])
-    spoken = [w.text for w in plan.system_words][:3]
-    assert [w.text for w in row_to_words(codes[0], tokenizer)][:3] == spoken
+    list(fill(tmp_path, Hasty(), [Request("one two three", "heart", "user")]))
+    words = Bank(tmp_path).clips[0].words
+    assert [w.end for w in words[:-1]] == [w.start for w in words[1:]]

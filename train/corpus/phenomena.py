@@ -16,7 +16,9 @@ class Phenomena:
     """The [phenomena] table of a recipe. Shares are probabilities; times are seconds; (low, high) are uniform."""
 
     response_gap: float = 0.36
-    """Mean time from the end of a user turn to the answer; sigma is `response_spread`; kept within 0.2 to 0.9 s."""
+    """Mean time from the end of a user turn to the answer; sigma is `response_spread`; kept within 0.2 to 0.9 s.
+
+    The answer then begins on the frame in which that time falls, which is 40 ms earlier on average."""
     response_spread: float = 0.10
     floor_offset: float = 0.24
     """Mean time from the end of the system's turn to a user turn that follows at once [S]; negative times overlap."""

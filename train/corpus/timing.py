@@ -24,7 +24,7 @@ def grouped(symbols: Iterable[tuple[str, float]], words: Sequence[str], start_le
             if current:
                 spans.append(current)
             current = None
-        elif symbol.isalpha() or symbol in "ˈˌː":
+        elif symbol.isalpha() or (symbol and symbol in "ˈˌː"):
             current = (current[0] if current else clock, clock + seconds)
         clock += seconds
     if current:
