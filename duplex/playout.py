@@ -155,6 +155,10 @@ class PlayoutBuffer:
             return self._drop(round(self._delay - self.target_ms * _MS))
         return ()
 
+    def skip(self, samples: int) -> None:
+        """The source has left so much out that will never come: what follows is not late because of it."""
+        self._pushed += samples
+
     def pull(self, n: int) -> Pulled:
         """Gives the device `n` samples: always, and at once."""
         self._steer()

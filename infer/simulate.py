@@ -201,7 +201,7 @@ def _delivered(outcome: Outcome) -> str:
     way = outcome.delivery
     return "" if way is None else (
         f"delivery: underrun {100 * way.underrun_share:.2f} % of the time, playout delay {way.playout_delay_ms:.0f} ms, dropped "
-        f"{way.dropped_ms:.0f} ms and {way.dropped_frames} frames; the silent user was heard {way.echo_heard} times and "
+        f"{way.dropped_ms:.0f} ms; the silent user was heard {way.echo_heard} times and "
         f"yielded to {way.echo_yields} times in {way.system_turns} turns\n")
 
 

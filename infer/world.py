@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from duplex.backlog import FrameBacklog
 from duplex.conversation import Conversation, SessionFrame
 from duplex.playout import PlayoutBuffer, PlayoutConfig
 from duplex.policy import HeardLog
@@ -21,7 +20,7 @@ from duplex.simulate import Dialogue
 from duplex.text import Word
 from duplex.turns import Event, EventKind, TurnTracker
 from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, frames_to_seconds
-from duplex.vad import EnergyVad, level_db
+from duplex.vad import EnergyVad
 from infer.conditions import TICK, TICK_MS, Conditions, EchoPath, Link, Loudspeaker
 from infer.device.echo import EchoCanceller
 from infer.user import User, words_of
@@ -40,8 +39,6 @@ class Delivery:
     """Mean delay that the playout buffer added to a punctual packet."""
     dropped_ms: float
     """Sound dropped by the playout buffer."""
-    dropped_frames: int
-    """Frames of the user that never reached the model."""
     echo_heard: int
     """Times that the model's side took sound for the user's while the user was silent."""
     echo_yields: int
@@ -94,7 +91,6 @@ class ImperfectWorld:
         self._up: Link[np.ndarray] = Link(conditions, 2 * seed + 1)
         self._down: Link[SessionFrame] = Link(conditions, 2 * seed + 2)
         self._playout = PlayoutBuffer(playout or PlayoutConfig())
-        self._backlog = FrameBacklog()
         self._loudspeaker = Loudspeaker(conditions.drift_ppm)
         self._echo = EchoPath(conditions, seed) if conditions.echo_db is not None else None
         self._canceller = EchoCanceller() if self._echo is not None and conditions.cancel else None
@@ -125,8 +121,7 @@ class ImperfectWorld:
         yields = [event for event in told if event.kind is EventKind.YIELDED]
         turns = sum(event.kind is EventKind.SYSTEM_START for event in told)
         return Delivery(counters.underrun / max(counters.played, 1), float(np.mean(self._delays or [0.0])),
-                        counters.dropped / 24, self._backlog.dropped_oldest + self._backlog.dropped_silent,
-                        self._false_hearings, sum(map(self._was_for_nobody, yields)), turns)
+                        counters.dropped / 24, self._false_hearings, sum(map(self._was_for_nobody, yields)), turns)
 
     def _was_for_nobody(self, event: Event) -> bool:
         """Was the user silent all the time in which a yield could have been meant for them?"""
@@ -135,7 +130,7 @@ class ImperfectWorld:
 
     def slot(self) -> list[np.ndarray]:
         spoken = self.user.speak(self._heard)
-        heard, microphone = [], []
+        heard, microphone, due = [], [], []
         for tick in range(_TICKS):
             self._tick += 1
             now = self._tick * TICK_MS
@@ -148,8 +143,7 @@ class ImperfectWorld:
             heard.append(air)
             mouth = spoken[tick * TICK : (tick + 1) * TICK]
             microphone.append(self._microphone(mouth, air))
-            for frame in self._up.arrived(now):
-                self._backlog.push(frame, level_db(frame) < -55)
+            due += self._up.arrived(now)  # what a stall held up is worked off back to back
         self._heard = _joined(heard)
         self._air.append(self._heard)
         self._spoken.append(spoken)
@@ -158,9 +152,6 @@ class ImperfectWorld:
         if self._canceller is not None:
             captured = self._canceller.near(captured)
         self._up.send(captured, self._tick * TICK_MS)
-        due = []
-        while (frame := self._backlog.pop()) is not None:
-            due.append(frame)
         return due
 
     def answer(self, frames: Sequence[SessionFrame], talk: Conversation) -> None:

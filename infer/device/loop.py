@@ -161,6 +161,8 @@ class LiveLoop:
             silent = self.backlog.dropped_silent > before
             self.counters.dropped_silent += silent
             self.counters.dropped_frames += not silent
+            with self._lock:
+                self.playout_buffer.skip(FRAME_SAMPLES)
 
     def _step(self, pcm: np.ndarray) -> None:
         state, begin = self.state, self._clock()

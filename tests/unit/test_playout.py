@@ -140,6 +140,21 @@ def test_a_source_that_paused_is_heard_again_at_once(skipped):
     assert log[-1, 1] < 130
 
 
+def test_sound_that_is_announced_as_left_out_makes_nothing_late():
+    def after(announced):
+        buffer = PlayoutBuffer()
+        for n in range(200):
+            if n == 100 and announced:
+                buffer.skip(FRAME_SAMPLES)
+            if n != 100:
+                buffer.push(tone(0.08), n)
+            for _ in range(4):
+                buffer.pull(20 * MS)
+        return buffer.target_ms
+
+    assert after(True) == pytest.approx(60) and after(False) == pytest.approx(100, abs=2)
+
+
 def test_a_flush_silences_at_once_reports_what_was_not_heard_and_keeps_the_delay():
     voice, buffer = tone(4.0, 200.0, 0.3), PlayoutBuffer()
     heard = {}

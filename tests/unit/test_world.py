@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_bad_world_bit_for_bit_and_another_does_not
 
 def test_a_bad_network_delays_and_loses_nothing_much():
     (outcome,) = converse(MODEL, [Plan("a", scripted, "s", 1, conditions=BAD)])
-    assert outcome.delivery.dropped_frames == 0 and outcome.delivery.underrun_share < 0.1
+    assert outcome.delivery.dropped_ms == 0 and outcome.delivery.underrun_share < 0.1
     assert 50 < outcome.delivery.playout_delay_ms <= 250
     assert len(outcome.dialogue.system_pcm) == len(outcome.dialogue.user_pcm)
 
