@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterable
 
@@ -48,11 +49,22 @@ def _closings(pick: Picker) -> list[Exchange]:
     return [make(pick) for _ in range(60) for make in (scripts.goodbye, scripts.stop, lambda p: scripts.thanks(p.rng, p)[0])]
 
 
+@functools.cache
+def corrections(split: str) -> tuple[str, ...]:
+    """How a user may break in to correct a request: few lines, which every speaker says, or they would hardly ever fit."""
+    rng = random.Random("corrections")
+    pick = Picker(rng, split)
+    found = [e.correction.user_key for name in scripts.names() for _ in range(40)
+             for e in scripts.instance(rng, pick, name) if e.correction]
+    return tuple(dict.fromkeys(found))
+
+
 def speaker_lines(speaker: Speaker, split: str, quota: int, seed: int) -> list[str]:
     """What one speaker says: everything that can happen at any time, then whole scenarios up to ``quota`` lines."""
     rng = random.Random(f"{seed}:{speaker.name}")
     pick = Picker(rng, split)
     found = dict.fromkeys([*scripts.BACKCHANNELS, *scripts.FILLERS, *user_keys(_closings(pick))])
+    found |= dict.fromkeys(corrections(split))
     found |= dict.fromkeys(rng.sample(scripts.ASIDES, NEAR_ASIDES))
     found |= dict.fromkeys(key(text, FAR) for text in rng.sample(scripts.ASIDES, FAR_ASIDES))
     while len(found) < quota:
