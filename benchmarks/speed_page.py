@@ -1,0 +1,283 @@
+"""Puts the measurements in docs/results into the tables and plots of docs/speed.md; nothing in them is written by hand.
+
+    python -m benchmarks.speed_page
+
+Each table stands between `<!-- speed:NAME -->` and `<!-- /speed -->`. A test writes the page anew and fails where it differs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+from benchmarks.record import ROOT
+from duplex.errors import InputError
+from infer import cli
+
+PAGE, RESULTS, PLOT = ROOT / "docs" / "speed.md", ROOT / "docs" / "results", "speed-growth.png"
+SIZES = ("random-4m", "random-25m", "random-90m")
+_BLOCK = re.compile(r"(<!-- speed:([\w-]+) -->\n).*?(<!-- /speed -->)", re.DOTALL)
+
+
+def result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """The measurement called `name`; InputError when it is not there."""
+    return record.read(folder / f"{name}.json")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; numbers stand to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in lines)
+
+
+def _source(*names: str) -> str:
+    """Where the numbers above come from."""
+    found = [result(name) for name in names]
+    return "\n" + "".join(
+        f"<sub>`{r['command']}`: {r['date']}, commit {r['commit']}, seed {r['seed']}, {r['machine']}</sub>  \n" for r in found)
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def frame() -> str:
+    r = result("latency-tiny")
+    rows = [(name, *(_ms(s[key]) for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")), f"{s['real_time_factor']:.3f}",
+             f"{s['deadline_misses']} of {r['frames']}", *(_ms(s[key]) for key in ("cpu_p50_ms", "cpu_p99_ms")))
+            for name, s in {**r["stages"], "**session**": r["session"]["session"]}.items()]
+    head = ("stage", "p50 ms", "p95", "p99", "max", "RTF", "over 80 ms", "processor p50", "p99")
+    return table(head, rows) + _source("latency-tiny")
+
+
+def _models() -> list[tuple[str, dict[str, Any]]]:
+    """The models that were run beside the reference, those that are there."""
+    names = ("tiny-moshi", *SIZES, "random-mimi")
+    return [(name, result(f"latency-{name}")) for name in names if (RESULTS / f"latency-{name}.json").is_file()]
+
+
+def ratios() -> str:
+    rows = []
+    for name, r in _models():
+        other = r.get("moshi_over", {})
+        cells = [f"{other[key]['model']:.1f}×" if key in other else "—" for key in ("naive", "native-int8", "native-int4")]
+        rows.append((name, f"{r['cost']['lm_parameters'] / 1e6:.1f} M", _ms(r["moshi"]["model"]["cpu_p50_ms"]),
+                     _ms(r["stages"]["model"]["cpu_p50_ms"]), f"**{r['moshi_over_ours_cpu']['model']:.1f}×**", *cells))
+    head = ("model", "parameters", "`LMGen.step` ms", "native ms", "native", "naive", "int8", "int4")
+    return table(head, rows) + _source(*(f"latency-{name}" for name, _ in _models()))
+
+
+def codec() -> str:
+    rows = []
+    for name, r in _models():
+        if name in ("tiny-moshi", "random-mimi"):
+            theirs, ours = r["moshi"], r["stages"]
+            both = [sum(lane[stage]["cpu_p50_ms"] for stage in ("encode", "decode")) for lane in (theirs, ours)]
+            stages = [f"{_ms(theirs[s]['cpu_p50_ms'])} / {_ms(ours[s]['cpu_p50_ms'])}" for s in ("encode", "decode")]
+            rows.append((f"{r['cost']['codec_parameters'] / 1e6:.1f} M", *stages, f"**{both[0] / both[1]:.1f}×**",
+                         f"{r['cost']['codec_flops'] / 1e6:.0f} MFLOP", f"{r['multiple_of_roofline']['codec']:.2f}"))
+    head = ("codec", "encode ms, upstream / native", "decode ms", "both", "work", "native over roofline")
+    return table(head, rows) + _source("latency-tiny-moshi", "latency-random-mimi")
+
+
+def cost() -> str:
+    rows = []
+    for name, r in _models():
+        c, bound = r["cost"], r["cost"]["roofline"]
+        rows.append((name, f"{bound['lm_weight_bytes'] / 1e6:.1f} MB + {bound['kv_bytes'] / 1e6:.1f} MB",
+                     f"{(c['temporal_flops'] + c['depth_flops']) / 1e6:.0f}", f"{bound['model_bandwidth_gb_s']:.1f}",
+                     _ms(bound["model_ms"]), _ms(r["stages"]["model"]["cpu_p50_ms"]),
+                     f"{r['multiple_of_roofline']['model']:.2f}"))
+    return table(("model", "weights + keys and values", "MFLOP", "GB/s", "roofline ms", "native ms", "multiple"), rows) + _source(
+        *(f"latency-{name}" for name, _ in _models()))
+
+
+def rows_of(name: str) -> str:
+    r = result(name)
+    lines = [(int(x["rows"]), _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["ms_per_session"]), f"{x['throughput_gain']:.1f}×",
+              _ms(x["model_ms"]), f"{x['model_throughput_gain']:.1f}×") for x in r["by_rows"]]
+    head = ("rows", "frame p50 ms", "p99", "processor ms per session", "gain", "model alone", "gain")
+    return table(head, lines) + _source(name)
+
+
+def context() -> str:
+    names = [f"latency-{name}" for name, r in _models() if "by_context" in r]
+    found = [result(name) for name in names]
+    frames = [row["frames"] for row in found[0]["by_context"]]
+    lines = [(int(t), *(_ms(r["by_context"][i]["cpu_p50_ms"]) for r in found)) for i, t in enumerate(frames)]
+    return table(("frames of context", *(f"{r['model']} ms" for r in found)), lines) + _source(*names)
+
+
+def quantised() -> str:
+    r = result("quantised")
+    lines = [(name, f"{x['text_nats']:.4f}", f"{x['text_excess']:+.4f}", f"{x['audio_nats']:.4f}", f"{x['audio_excess']:+.4f}",
+              f"{x['text_agreement']:.2%}", f"{x['audio_agreement']:.2%}") for name, x in r["schemes"].items()]
+    head = ("weights", "text nats", "excess", "audio nats", "excess", "same text token", "same code")
+    return table(head, lines) + _source("quantised")
+
+
+def kinds() -> str:
+    found = result("latency-tiny-moshi")["latency_kinds"]
+    lines = [(name, ", ".join(f"{key.removesuffix('_ms')} {value} ms" if key.endswith("ms") else f"{key} = {value}"
+                              for key, value in kind.items() if key != "what"), kind["what"]) for name, kind in found.items()]
+    return table(("latency", "measured", "what"), lines) + _source("latency-tiny-moshi")
+
+
+def start() -> str:
+    lines = [(name, *(f"{x[key]:.2f}" for key in ("total_s", "cpu_s", "imports_s", "model_s", "first_frames_s")))
+             for name, x in zip(("first", "again"), result("latency-tiny-moshi")["start"], strict=True)]
+    head = ("start", "first frame s", "of the processor", "imports", "model", "session and frames")
+    return table(head, lines) + _source("latency-tiny-moshi")
+
+
+def call() -> str:
+    r = result("latency-tiny")
+    lines = [(f"{x['until_minute']:g}", _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["cpu_p50_ms"]), _ms(x["cpu_p99_ms"]),
+              int(x["deadline_misses"]), f"{x['memory_mb']:.0f}") for x in r["call"]]
+    head = ("until minute", "p50 ms", "p99", "processor p50", "p99", "over 80 ms", "memory MB")
+    return table(head, lines) + _source("latency-tiny")
+
+
+def training() -> str:
+    lines = []
+    for shape, ways in result("training")["shapes"].items():
+        for way in ("reference", "ours", "quarter"):
+            x = ways[way]
+            lines.append((f"{shape}, {way}", f"{x['frames_per_s']:.0f}", f"{x['tokens_per_s']:.0f}", f"{x['kept_mb']:.0f}",
+                          f"{x['over_reference']:.2f}×"))
+    return table(("pass", "frames/s", "tokens/s", "MB kept", "over reference"), lines) + _source("training")
+
+
+def targets() -> str:
+    """What was aimed at, what was measured, and whether that is enough; a measurement that is missing is named so."""
+    def over(name: str, lane: str = "native") -> float:
+        r = result(f"latency-{name}")
+        return (r["moshi_over_ours_cpu"] if lane == "native" else r["moshi_over"][lane])["model"]
+
+    def codec_over(name: str) -> float:
+        lanes = result(f"latency-{name}")
+        theirs, ours = (sum(lanes[lane][s]["cpu_p50_ms"] for s in ("encode", "decode")) for lane in ("moshi", "stages"))
+        return theirs / ours
+
+    def session(key: str) -> float:
+        return result("latency-tiny")["session"]["session"][key]
+
+    def started(key: str) -> float:
+        return result("latency-tiny-moshi")["start"][1][key]
+
+    def trained(shape: str, way: str) -> float:
+        return result("training")["shapes"][shape][way]["over_reference"]
+
+    lines: list[tuple[str, Callable[[], float], float, bool, str]] = [
+        ("4M, exact, over `LMGen.step`", lambda: over("random-4m"), 12, True, "×"),
+        ("25M, exact", lambda: over("random-25m"), 7, True, "×"), ("90M, exact", lambda: over("random-90m"), 4, True, "×"),
+        ("25M, int8", lambda: over("random-25m", "native-int8"), 15, True, "×"),
+        ("90M, int8", lambda: over("random-90m", "native-int8"), 8, True, "×"),
+        ("nats lost to int8, per audio token", lambda: result("quantised")["schemes"]["int8"]["audio_excess"], 0.01, False, ""),
+        ("90M over the bandwidth roofline", lambda: result("latency-random-90m")["multiple_of_roofline"]["model"], 1.6, False,
+         "×"),
+        ("small codec over upstream", lambda: codec_over("tiny-moshi"), 3, True, "×"),
+        ("released codec over upstream", lambda: codec_over("random-mimi"), 2.5, True, "×"),
+        ("default model, whole frame, p99 by the clock", lambda: session("p99_ms"), 15, False, " ms"),
+        ("the same in processor time", lambda: session("cpu_p99_ms"), 15, False, " ms"),
+        ("8 rows over 1, 25M model", lambda: next(
+            x for x in result("latency-random-25m")["by_rows"] if x["rows"] == 8)["model_throughput_gain"], 5, True, "×"),
+        ("second start to first frame, by the clock", lambda: started("total_s"), 3, False, " s"),
+        ("the same in processor time", lambda: started("cpu_s"), 3, False, " s"),
+        ("training 4M, same work", lambda: trained("random-4m", "ours"), 1.5, True, "×"),
+        ("training 4M, depth on a quarter", lambda: trained("random-4m", "quarter"), 2, True, "×"),
+        ("training 25M, same work", lambda: trained("random-25m", "ours"), 1.5, True, "×"),
+        ("training 25M, depth on a quarter", lambda: trained("random-25m", "quarter"), 2, True, "×"),
+    ]
+    return table(("what", "measured", "target", "met"), [_judged(*line) for line in lines])
+
+
+def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, unit: str) -> tuple[str, str, str, str]:
+    wanted = f"{'≥' if least else '≤'} {limit:g}{unit}"
+    try:
+        value = measure()
+    except InputError:
+        return what, "not measured", wanted, "—"
+    met = value >= limit if least else value <= limit
+    return what, f"{value:.4f}" if limit < 1 else f"{value:.2f}{unit}", wanted, "yes" if met else "**no**"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "frame": frame, "ratios": ratios, "codec": codec, "cost": cost, "rows-tiny": lambda: rows_of("latency-tiny"),
+    "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "kinds": kinds, "start": start,
+    "call": call, "training": training, "targets": targets}
+
+
+def written(page: str) -> str:
+    """The page with every table made anew; InputError for a table that nobody makes."""
+    def fill(match: re.Match) -> str:
+        if match[2] not in TABLES:
+            raise InputError(f"{PAGE.name}: no table '{match[2]}'; known: {', '.join(TABLES)}")
+        try:
+            content = TABLES[match[2]]()
+        except InputError as error:
+            content = f"Not measured: {error}\n".replace(f"{RESULTS}/", "")
+        return f"{match[1]}{content}{match[3]}"
+
+    return _BLOCK.sub(fill, page)
+
+
+def plot(path: Path) -> None:
+    """Time per frame over context, model size and rows, each with the time that memory and arithmetic need at least."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for name, r in ((name, r) for name, r in _models() if "by_context" in r):
+        bound, window = r["cost"]["roofline"], r["context_frames"]
+        frames = [row["frames"] for row in r["by_context"]]
+        line = left.plot(frames, [row["cpu_p50_ms"] for row in r["by_context"]], "o-", label=name)[0]
+        need = [(bound["lm_weight_bytes"] + bound["kv_bytes"] * t / window) / bound["model_bandwidth_gb_s"] / 1e6 for t in frames]
+        left.plot(frames, need, ":", color=line.get_color())
+    left.set(xlabel="frames of context", ylabel="model step, processor ms (dotted: roofline)", yscale="log", title="context")
+    sizes = [r for name, r in _models() if name in SIZES]
+    parameters = [r["cost"]["lm_parameters"] / 1e6 for r in sizes]
+    for label, values in (
+        ("LMGen", [r["moshi"]["model"]["cpu_p50_ms"] for r in sizes]),
+        ("native", [r["stages"]["model"]["cpu_p50_ms"] for r in sizes]),
+        ("native-int8", [r["native-int8"]["model"]["cpu_p50_ms"] for r in sizes]),
+    ):
+        middle.plot(parameters, values, "o-", label=label)
+    middle.plot(parameters, [r["cost"]["roofline"]["model_ms"] for r in sizes], ":", color="black", label="roofline, exact")
+    middle.set(xlabel="million parameters", ylabel="model step, processor ms", xscale="log", yscale="log", title="model size")
+    for name in ("latency-tiny", "latency-random-25m"):
+        r = result(name)
+        rows = [x["rows"] for x in r["by_rows"]]
+        right.plot(rows, [x["p99_ms"] for x in r["by_rows"]], "o-", label=f"{r['model']}, whole frame p99")
+    work = result("latency-random-25m")["cost"]
+    flops = work["temporal_flops"] + work["depth_flops"] + work["codec_flops"]
+    least = [b * flops / work["roofline"]["peak_gflops"] / 1e6 for b in rows]
+    right.plot(rows, least, ":", color="black", label="arithmetic, 25M")
+    right.axhline(80, color="grey", linewidth=0.8)
+    right.set(xlabel="rows", ylabel="ms (grey: 80 ms)", xscale="log", yscale="log", title="rows of a batch")
+    for axis in (left, middle, right):
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.Parser("benchmarks.speed_page", "Puts the measurements into the tables and plots of docs/speed.md.")
+
+    def run(_: object) -> None:
+        page = written(PAGE.read_text(encoding="utf-8"))
+        plot(RESULTS / PLOT)
+        PAGE.write_text(page, encoding="utf-8")
+        print(f"{PAGE.relative_to(ROOT)}: {len(_BLOCK.findall(page))} tables")
+
+    return cli.run(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
