@@ -81,16 +81,17 @@ class DuplexModule(L.LightningModule):
         if self.listener is not None and heard.shape[1]:
             nll = self.listener.loss(heard[:, 0])
             total = total + self.settings.heard * nll
-            if self.global_step % LOG_EVERY == 0:
+            if (self.global_step + 1) % LOG_EVERY == 0:
                 self.log("heard", nll.detach(), prog_bar=True, sync_dist=True)
         optimizer = self.optimizers(use_pl_optimizer=False) if self.trainer.optimizers else None
         if isinstance(optimizer, TwoMemoriesAdamW):
             optimizer.text_only = text_only
-        if codes.device.type == "cpu" or self.global_step % LOG_EVERY == 0:
+        logged = (self.global_step + 1) % LOG_EVERY == 0  # when the loggers take what is there
+        if codes.device.type == "cpu" or logged:
             if not torch.isfinite(total):
                 raise FloatingPointError(f"step {self.global_step}: the loss is not finite; lower train.lr or train.depth_lr "
                                          "and start again with the same --out")
-        if self.global_step % LOG_EVERY == 0:
+        if logged:
             self.log("loss", total.detach(), prog_bar=True, sync_dist=True)
             self.log_dict({f"train/{k}": v for k, v in out.nll.means().items()}, sync_dist=True)
         return total

@@ -36,6 +36,7 @@ from train.shards import ShardSet
 WATCH = "watch.jsonl"
 YIELD = seconds_to_frames(1.5)  # a system that goes on longer after an interruption has not yielded
 SILENT = seconds_to_frames(0.96)  # frames without a word that count as silence
+TALKING = 0.25  # share of PAD below which a model babbles without pause: what it "answers" then is no answer to lose
 SLOWER = 0.5  # seconds by which the median response may grow
 _RED, _PLAIN = "\033[31m", "\033[0m"
 
@@ -149,7 +150,7 @@ def loops(pieces: list[int], times: int = 4, longest: int = 8) -> bool:
 def lost(past: list[dict[str, Any]], now: dict[str, float], tolerance: float) -> list[str]:
     """What the rollouts of this step have lost against the best of the steps before, in words."""
     def best(name: str, choose=max) -> tuple[float, int] | None:
-        known = [(line[name], line["step"]) for line in past if name in line]
+        known = [(line[name], line["step"]) for line in past if name in line and line["pad"] >= TALKING]
         return choose(known) if known else None
 
     said = []
@@ -170,25 +171,28 @@ def lost(past: list[dict[str, Any]], now: dict[str, float], tolerance: float) ->
 
 
 class Watcher(L.Callback):
-    """Runs the rollouts at the start and every so many steps; RUN/watch.jsonl has a line for each time."""
+    """Runs the rollouts every so many steps, and at the start of a run that begins with trained weights.
+
+    RUN/watch.jsonl has a line for each time.
+    """
 
     def __init__(self, out: Path, settings: WatchSettings, items: list[WatchItem]):
         self.path, self.settings, self.items = out / WATCH, settings, items
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Cuts back to the step that the run goes on from; looks at the weights that it begins with."""
+        """Cuts back to the step that the run goes on from; looks at the trained weights that it begins with."""
         self.past = [line for line in entries(self.path) if line["step"] <= trainer.global_step]
         if trainer.is_global_zero:
             replace_file(self.path, lambda part: part.write_text("".join(json.dumps(line) + "\n" for line in self.past)))
             if not any(item.interruption for item in self.items):
                 self.tell("rollouts: the validation shards mark no interruptions; they are not watched")
-        if not self.past:
+        if not self.past and trainer.global_step == 0 and module.recipe.start.folder:
             self.look(trainer, module)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         """Looks at multiples of ``every``."""
         step = trainer.global_step
-        if step % self.settings.every == 0 and step > self.past[-1]["step"]:
+        if step and step % self.settings.every == 0 and (not self.past or step > self.past[-1]["step"]):
             self.look(trainer, module)
 
     def look(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -168,6 +168,10 @@ class Rotation(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., E] turned, in float32."""
+        return self.turn(x)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """The same under a name: torch.compile cannot follow a call of a tuple."""
         if self.interleaved and passes.applies(x):
             return passes.turn_pairs(x, self.cos, self.sin)
         pairs, dim = ((-1, 2), -1) if self.interleaved else ((2, -1), -2)
@@ -194,7 +198,7 @@ def split_heads(
     E = projected.shape[-1] // (heads + 2 * kv_heads)
     qk, v = projected.unflatten(-1, (-1, E)).transpose(1, 2).split([heads + kv_heads, kv_heads], dim=1)
     if rotation is not None:
-        qk = rotation(qk)
+        qk = rotation.turn(qk)
     q, k = qk.split([heads, kv_heads], dim=1)
     return q, k, v
 
@@ -206,7 +210,7 @@ def split_step(
     x_BHE = projected.unflatten(-1, (heads + 2 * kv_heads, -1))
     if rotation is not None:
         turned = heads + kv_heads
-        x_BHE = torch.cat([rotation(x_BHE[:, :turned]), x_BHE[:, turned:]], 1)
+        x_BHE = torch.cat([rotation.turn(x_BHE[:, :turned]), x_BHE[:, turned:]], 1)
     return x_BHE[:, :heads, None], x_BHE[:, heads:]
 
 

@@ -72,8 +72,8 @@ def test_losses_are_told_against_the_best_before():
     for words in ("answers to the user's turns: 95% at step 10, 0% now", "interruptions: 80%", "loops: 0%", "PAD collapse"):
         assert words in told
     assert "time to respond: 0.50 s" in lost(past, good | {"response": 1.2}, 0.2)[0]
-    fresh = [{"step": 0, "answered": 0.0, "pad": 0.1, "loops": 0.0, "yielded": 0.0}]
-    assert lost(fresh, {"answered": 0.1, "pad": 0.8, "loops": 0.1, "yielded": 0.0}, 0.2) == []
+    babble = [{"step": 0, "answered": 1.0, "response": 0.0, "pad": 0.01, "loops": 0.0, "yielded": 0.0}]
+    assert lost(babble, {"answered": 0.1, "response": 1.0, "pad": 0.8, "loops": 0.1, "yielded": 0.0}, 0.2) == []
 
 
 def test_a_rollout_follows_its_prompt_and_depends_on_nothing_else(tmp_path):
