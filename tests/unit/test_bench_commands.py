@@ -1,0 +1,171 @@
+"""The bench commands from end to end, with a random model, tones for voices and a recogniser that knows the words."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_clips import fake_clips
+
+from benchmarks import capability, card, codec, dialogue, recogniser, record, render, report, segments, subset
+from duplex.errors import InputError
+from duplex.testing import fake_loaded_model, tone
+from duplex.text import Word
+
+
+class Ear:
+    """A recogniser that hears "yes" in everything that is not silent."""
+
+    name = "ear"
+
+    def __init__(self, *_):
+        pass
+
+    def transcribe(self, clips):
+        return [" ".join(w.text for w in words) for words in self.words(clips)]
+
+    def words(self, clips):
+        return [[Word("yes", 0.5, 0.9)] if np.abs(pcm).max() > 0.01 else [] for pcm in clips]
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """The commands with stand-ins for what is slow; gives the folder that they write to."""
+    clips = fake_clips(tmp_path / "clips", monkeypatch)
+    monkeypatch.setattr(segments, "detector", lambda: None)  # tones are no speech to silero
+    frame = {"p50_ms": 5.0, "p95_ms": 6.0, "p99_ms": 7.5, "max_ms": 9.0, "deadline_misses": 0}
+    for module in (card, capability, dialogue, codec, subset):
+        monkeypatch.setattr(module, "Clips", lambda *_: clips)
+        if hasattr(module, "load_model"):
+            monkeypatch.setattr(module, "load_model", lambda *_, **__: fake_loaded_model())
+        if hasattr(module, "Recogniser"):
+            monkeypatch.setattr(module, "Recogniser", Ear)
+        if hasattr(module, "latency"):
+            monkeypatch.setattr(module, "latency", SimpleNamespace(measure=lambda *_: {"session": {"session": frame}}))
+    return tmp_path
+
+
+def test_card(stage, capsys):
+    assert card.main(["--items", "5", "--silence-seconds", "2", "--skip", "codec", "order_recall", "name_recall",
+                      "--json", str(stage / "card.json")]) == 0
+    out = capsys.readouterr().out
+    result = record.read(stage / "card.json")
+    assert json.loads(out.splitlines()[-1])["rows"] == result["rows"]
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows["frame_p99_ms"]["met"] is True and rows["frame_p99_ms"]["systems"]["model"]["value"] == 7.5
+    assert rows["goes_on"]["systems"]["oracle"]["value"] == 1 and rows["silence"]["systems"]["always talking"]["value"] == 1
+    assert rows["silence"]["systems"]["always silent"]["value"] == 0 and rows["silence"]["systems"]["model"]["n"] == 5
+    assert rows["right"]["met"] is False and rows["right"]["systems"]["model"]["n"] == 5
+    assert "recall" not in rows and "| smooth turn-taking: takes the turn | ≥ 95.0 % |" in out
+    assert len(result["details"]["turn"]) == 5 and result["tasks"]["turn"] == {"items": 5, "excluded": []}
+    assert {"date", "commit", "machine", "seed", "command"} <= result.keys()
+
+
+def test_dialogue_and_the_page(stage, capsys, monkeypatch):
+    monkeypatch.setattr(dialogue, "TEMPERATURES", (0.1, 1.0))
+    arguments = ["--items", "2", "--dialogues", "1", "--self-seconds", "2", "--out", str(stage / "run" / "dialogue")]
+    (stage / "run").mkdir()
+    assert dialogue.main([*arguments, "--json", str(stage / "run" / "dialogue.json")]) == 0
+    result = record.read(stage / "run" / "dialogue.json")
+    assert result["systems"]["oracle"]["behaviour"]["turn.takes_turn"]["value"] == 1
+    assert result["systems"]["always talking"]["exact"]["turn.tor"]["value"] == 1
+    assert result["systems"]["always silent"]["exact"]["pause.tor"]["value"] == 0
+    assert len(result["selftalk"]) == 2 and result["selftalk"][0]["seconds"] == 2
+    names = {path.parent.parent.name for path in (stage / "run" / "dialogue" / "oracle").glob("*/*/output.json")}
+    assert names == {"synthetic_pause_handling", "synthetic_backchannel", "synthetic_turn_taking", "synthetic_user_interruption",
+                     "user_interruption", "user_backchannel", "talking_to_other", "background_speech"}
+    capsys.readouterr()
+    assert report.main([str(stage / "run"), "--against", str(stage / "run")]) == 0
+    page = (stage / "run" / "index.html").read_text()
+    assert page.count("<audio") >= 8 and "Full-Duplex-Bench, corrected" in page and "never with a public leaderboard" in page
+    assert page.count("<img") == 1 and "Against the earlier run" in page
+    assert all((stage / "run" / name.split("'")[0]).is_file() for name in page.split("src='")[1:] if not name.startswith("data:"))
+
+
+def test_items_for_somebody_else_are_scored_when_they_come_back(stage, capsys):
+    arguments = ["--items", "2", "--tasks", "turn", "--no-recogniser", "--dialogues", "0"]
+    assert dialogue.main([*arguments, "--write-items", str(stage / "items")]) == 0
+    assert dialogue.main([*arguments, "--system", f"folder:{stage / 'items'}", "--json", str(stage / "d.json")]) == 2
+    error = capsys.readouterr().err
+    assert "2 of 2 items could not be scored" in error and "output.wav" in error
+    assert len(record.read(stage / "d.json")["systems"]["items"]["tasks"]["turn"]["excluded"]) == 2  # counted all the same
+
+
+def test_capabilities(stage, capsys):
+    assert capability.main(["--items", "3", "--skip", "context", "--json", str(stage / "c.json")]) == 0
+    rows = {row["name"]: row for row in record.read(stage / "c.json")["rows"]}
+    assert not rows["multimodal"]["supported"] and not rows["languages"]["supported"]  # no engine here speaks French
+    assert rows["sound generation"]["systems"]["oracle"]["played"]["value"] == 1
+    assert rows["sound generation"]["systems"]["model"]["played"]["value"] == 0
+    assert rows["speech style"]["systems"]["oracle"]["own text"]["value"] == 1 and rows["interaction"]["systems"]["oracle"]
+    assert "| multimodal | sees images or video | not supported: " in capsys.readouterr().out
+
+
+def test_tones_are_told_apart():
+    beeps = np.concatenate([np.zeros(2400), *[np.concatenate([tone(0.3, 880), np.zeros(2880)]) for _ in range(3)]])
+    assert len(capability.tones(beeps.astype(np.float32))) == 3
+    scale = np.concatenate([tone(0.3, hertz) for hertz in (262, 330, 392)])
+    found = capability.tones(scale)
+    assert len(found) == 3 and found == sorted(found)
+    assert capability.tones(np.random.default_rng(0).standard_normal(24_000).astype(np.float32) * 0.1) == []
+
+
+def test_codec(stage, capsys):
+    pytest.importorskip("pystoi", reason="pip install -e '.[eval]'")
+    assert codec.main(["--clips", "3", "--json", str(stage / "codec.json")]) == 0
+    voices = record.read(stage / "codec.json")["voices"]
+    assert voices["system"]["nominal_bits_per_s"] == 12.5 * 4 * 6 and voices["users"]["stoi"]["n"] == 3
+    assert len(voices["system"]["use"]) == 4 and voices["system"]["wer_points"]["value"] == 0  # the ear hears both alike
+
+
+def test_more_than_five_per_cent_left_out_fails():
+    record.refuse_excluded({"turn": {"items": 100, "excluded": ["x"] * 5}})
+    with pytest.raises(InputError, match="turn: 6 of 100 items.*the first: x"):
+        record.refuse_excluded({"turn": {"items": 100, "excluded": ["x"] * 6}})
+
+
+def test_bad_options_are_one_line(stage, capsys):
+    for command, arguments in ((card, ["--json", str(stage / "no" / "x.json")]), (report, [str(stage / "nowhere")]), (report, []),
+                               (dialogue, ["--system", "http://x", "--items", "1", "--tasks", "turn"])):
+        assert command.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") or error.splitlines()[-1].startswith("error: ")
+
+
+def test_recogniser_puts_words_back_into_their_clips(monkeypatch):
+    class Model:
+        calls = 0
+
+        def transcribe(self, sound, **_):
+            Model.calls += 1
+            loud = np.abs(np.pad(sound, (0, -len(sound) % 1600))).reshape(-1, 1600).max(1) > 0.05  # tenths of a second
+            starts = [n for n in range(len(loud)) if loud[n] and (n == 0 or not loud[n - 1])]
+            words = [SimpleNamespace(word=f" w{k}", start=n / 10, end=n / 10 + 0.3) for k, n in enumerate(starts)]
+            return [SimpleNamespace(words=words)], None
+
+    ear = object.__new__(recogniser.Recogniser)
+    ear._model = Model()
+    silence = np.zeros(24_000, np.float32)
+    spoken = np.concatenate([silence, tone(0.8, amplitude=0.3), silence])
+    twice = np.concatenate([spoken, silence, silence, spoken])
+    found = ear.words([spoken, silence, twice])
+    assert [len(words) for words in found] == [1, 0, 2] and Model.calls == 1
+    assert found[0][0].start == pytest.approx(1.0, abs=0.15)
+    assert [w.start for w in found[2]] == [pytest.approx(1.0, abs=0.15), pytest.approx(5.8, abs=0.25)]
+
+
+def test_numbers_of_two_runs_are_compared():
+    def one(value, low, high):
+        return {"card": {"benchmark": "card", "rows": [{"name": "right", "systems": {"model": {
+            "value": value, "low": low, "high": high, "n": 9}, "oracle": {"value": 1, "low": 1, "high": 1, "n": 9}}}]}}
+
+    text = report.comparison(one(0.2, 0.1, 0.3), one(0.6, 0.5, 0.7))
+    assert "| card / rows / right / systems / model | 0.2 | 0.6 | +0.4 | apart |" in text and "oracle" not in text
+    assert "no number in common" in report.comparison({}, one(0.6, 0.5, 0.7))
+
+
+def test_a_cell_says_how_sure_it_is():
+    assert record.cell({"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}, "%") == "50.0 % [40.0, 60.0] (n = 9)"
+    assert record.cell({"value": None, "low": 0.4, "high": None, "n": 9}, "s") == "never (n = 9)"
+    assert record.cell(None) == record.cell({"value": None, "low": None, "high": None, "n": 0}) == "—"
+    assert render.provenance({"date": "d", "commit": "c", "machine": "m", "seed": 0}).startswith("*d, ")
