@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,18 @@ def draw(scene: Scene, path: Path) -> None:
         picture(scene).savefig(path, format="png")
 
 
+LASTING = 0.8
+"""Share of the dialogue from which an event (noise, reverberation) is named in the head and not drawn as a bar."""
+
+
 def picture(scene: Scene) -> Figure:
     """The picture of a scene."""
     seconds = max(scene.seconds, 1.0)
+    lasting = [e for e in scene.events if e["end"] - e["start"] >= LASTING * seconds and not e["kind"].endswith("_turn")]
+    if lasting:
+        throughout = "throughout: " + ", ".join(sorted({e["kind"].replace("_", " ") for e in lasting}))
+        shown = [e for e in scene.events if e not in lasting]
+        scene = replace(scene, events=shown, note=", ".join(filter(None, [scene.note, throughout])))
     rows = min(MAX_ROWS, math.ceil(seconds / ROW_SECONDS - 1e-6))
     row_seconds = math.ceil(seconds / rows * 100 - 1e-6) / 100
     code_height = 0.0 if scene.codes is None else max(0.5, CODE_ROW * len(scene.codes))
@@ -211,9 +220,7 @@ def _draw_codes(axes: Axes, codes: np.ndarray, start: float, length: float) -> N
 def _soft_colours() -> ListedColormap:
     hue = np.linspace(0, 2 * np.pi, 256, endpoint=False)
     rgb = np.stack([0.74 + 0.22 * np.cos(hue + shift) for shift in (0.0, 2.1, 4.2)], 1)
-    colours = ListedColormap(rgb)
-    colours.set_bad("white")
-    return colours
+    return ListedColormap(rgb)  # what is no number stays transparent: white
 
 
 _CODE_COLOURS = _soft_colours()
