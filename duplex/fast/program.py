@@ -47,7 +47,7 @@ class FrameProgram(nn.Module):
             if q < forced_BQ.shape[1]:
                 previous_B = torch.where(forced_BQ[:, q] >= 0, forced_BQ[:, q], previous_B)
             codes.append(previous_B)
-        audio_BQ = torch.stack(codes, 1) if codes else forced_BQ[:, :0]
+        audio_BQ = torch.stack(codes, 1) if codes else forced_BQ.new_zeros(len(x_BD), 0)
         heads = model.extra_probabilities(hidden_BD)
         return logits_BV, text_B, audio_BQ, new, torch.stack(heads) if heads else logits_BV.new_zeros(0)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import shutil
 
 import pytest
 import torch
@@ -63,25 +62,6 @@ def test_outputs_of_a_recording_are_not_overwritten_by_the_next_step():
     state = engine.init_state()
     outs = [engine.step(state, codes)[1] for _ in range(12)]
     assert len({tuple(out.tokens[0].tolist()) for out in outs}) > 5
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler (Debian: g++)")
-def test_a_compiled_frame_is_kept_and_serves_other_weights(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUPLEX_CACHE", str(tmp_path))
-    compilations = []
-    compile_frame = compiled._compile
-    monkeypatch.setattr(compiled, "_compile", lambda *given: (compilations.append(given[2]), compile_frame(*given)))
-    greedy = SamplingConfig(greedy=True)
-    monkeypatch.setitem(CONFIGS, "listener", dataclasses.replace(CONFIGS["listener"], context=12))
-    for seed in range(2):  # the second model finds the package of the first
-        model, _ = build("listener", seed)
-        codes, resets, active = scenario(model.config, 30)
-        expected, _, _ = live(Engine(model, greedy), codes, resets, active)
-        got, _, _ = live(CompiledEngine(model, greedy), codes, resets, active)
-        assert torch.equal(got, expected)
-    assert len(compilations) == 1 and [path for path in tmp_path.iterdir()] == compilations
 
 
 def test_a_frame_is_not_compiled_without_a_compiler(monkeypatch):
