@@ -52,14 +52,13 @@ def reports_on_ray(todo: Sequence[tuple[int, list[Item]]], settings: Settings, o
     if not todo:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    environment = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(settings.threads),
-                                "OMP_WAIT_POLICY": "PASSIVE"}}
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(settings.threads), "OMP_WAIT_POLICY": "PASSIVE"}
     try:
         if address == "local":
-            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, runtime_env=environment,
-                     object_store_memory=100_000_000)
+            os.environ.update(variables)  # inherited; a runtime environment would need an agent, which is slow to start
+            ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
         else:
-            ray.init(address=address, log_to_driver=False, runtime_env=environment)
+            ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables})
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]}); start one with ray start "
                          "--head, or give local") from None
