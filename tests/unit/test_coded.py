@@ -1,0 +1,70 @@
+"""Dialogues composed in token space."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from tones import ToneEngine
+
+from train import synthesize
+from train.corpus import scripts
+from train.corpus.bank import Bank, Request, fill
+
+TALK = ("greeting", "thanks", "who", "next_day", "colours")
+
+
+@pytest.fixture(scope="module")
+def small_bank(tmp_path_factory):
+    """A few scenarios: encoding costs more than all else here."""
+    rng, users, systems = random.Random(0), {}, {}
+    pick = scripts.Picker(rng, "train")
+    for name in TALK:
+        for _ in range(40):
+            for exchange in scripts.instance(rng, pick, name):
+                users[exchange.user_key] = systems[exchange.system_key] = True
+    folder = tmp_path_factory.mktemp("small")
+    list(fill(folder, ToneEngine(), [Request(t, "heart", r) for r, ts in (("user", users), ("system", systems)) for t in ts]))
+    return folder
+
+
+def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
+    import torch
+
+    from duplex.codec import MimiCodec, MimiConfig, build_mimi
+    from duplex.testing import ByteTokenizer
+    from duplex.text import row_to_words
+    from train.coded import LEVELS_DB, CodedBank, ComposedSource, _save, encode_stream, noise, streams
+
+    torch.manual_seed(0)
+    config = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=2, cardinality=16, num_heads=2, num_layers=1,
+                        dim_feedforward=32, context=16, layer_scale=0.1)
+    mimi = build_mimi(config)
+    for module in mimi.modules():
+        if hasattr(module, "embedding_sum"):
+            torch.nn.init.normal_(module.embedding_sum)
+    codec, bank = MimiCodec(mimi, config), Bank(small_bank)
+    jobs = streams(bank, 0, passes=3)
+    assert jobs[0][0] == "system" and {level for role, level, _ in jobs if role == "user"} == set(range(len(LEVELS_DB)))
+    (tmp_path / "meta.json").write_text(json.dumps({"codec": "x", "codebooks": "2", "cardinality": "16"}))
+    for level in range(len(LEVELS_DB)):
+        sound = torch.from_numpy(noise(np.random.default_rng(level), level, 20 * 1920))[None, None]
+        _save(tmp_path / f"background-{level}.npz", codes=codec.encode(sound)[0].numpy().astype(np.int16))
+    for number, (role, level, clips) in enumerate(jobs):
+        codes, places = encode_stream(bank, codec, role, level, clips, (0, 1, number))
+        timing = [[length, [[w.text, w.start, w.end] for w in words]] for length, words in map(bank.timing, clips)]
+        labels = json.dumps({"role": role, "level": level, "places": places, "timing": timing,
+                             "clips": [[c.text, c.speaker] for c in clips]})
+        _save(tmp_path / f"stream-{number:05d}.npz", codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
+    coded, tokenizer = CodedBank(tmp_path), ByteTokenizer()
+    source = ComposedSource(coded, tokenizer, synthesize.DialogueRecipe(seconds=30.0), frames=375, seed=1)
+    sample = source.sample(4)
+    assert sample.shape == (5, 375) and torch.equal(sample, source.sample(4)) and not torch.equal(sample, source.sample(5))
+    # The plan that was rendered says which clip starts where: its codes must be there, and its words in the text row.
+    plan = source.composers[0].plan("1:composed:0", 30.0)
+    codes = coded.render(plan, 0, 375, tokenizer, np.random.default_rng(0))
+    first = next(p for p in plan.placements if p.speaker == "system")
+    at = round(first.start * 12.5)
+    assert np.array_equal(codes[1:3, at : at + 4], coded.codes(first.clip)[:, :4])
+    spoken = [w.text for w in plan.system_words][:3]
+    assert [w.text for w in row_to_words(codes[0], tokenizer)][:3] == spoken
