@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from toy_training import corpus, recipe_file
 
 from train.trust import main as trust
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
