@@ -182,6 +182,8 @@ class InterruptionPolicy:
             elif speech.run >= self._SPEECH_STEPS:
                 speech.first, speech.end = speech.step - speech.run, speech.step
                 speech.over_system = self.system_spoke
+                if self._quiet:
+                    self._quiet.pop()  # the frame before may hold the onset, too short yet for the detector
         self._user_pause = self._user_pause + 1 if speech.first < 0 else 0
         if speech.first >= 0 and sounded:
             speech.frames += 1
