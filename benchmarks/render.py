@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import capability, card, codec, dialogue, record
+from benchmarks.trust import report as trust
 from duplex.errors import InputError
 
 _BLOCK = re.compile(r"<!-- results: (?P<file>[\w./-]+)(?: \| (?P<title>[^>]*?))? -->\n.*?<!-- end of results -->", re.DOTALL)
@@ -42,6 +43,7 @@ RENDERERS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {
     "codec": lambda r: [("Codec", codec.table(r))],
     "capability": lambda r: [("Capabilities", capability.table(r))],
     "latency": latency_tables,
+    "trust": trust.tables,
 }
 
 

@@ -1,0 +1,107 @@
+"""The report on promises: one JSON file that sections merge into, a page, and Markdown tables.
+
+The JSON holds `areas`: {area: {date, commit, machine, seed, command, short, seconds, promises: [...]}}, so that a section that is
+run by itself replaces its own lines and leaves those of the others with the date and the commit that they were measured at.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.trust import SECTIONS, Promise
+
+FILE = "trust.json"
+
+
+def merged(before: dict | None, area: str, promises: Sequence[Promise], *, command: str, seed: int, short: bool,
+           seconds: float) -> dict:
+    """The result with this area's lines in place of its former ones."""
+    head = {key: value for key, value in record.stamp("trust", seed).items() if key not in ("notice", "command")}
+    areas = dict((before or {}).get("areas", {}))
+    areas[area] = {key: head[key] for key in ("date", "commit", "machine", "seed")} | {
+        "command": command, "short": short, "seconds": round(seconds, 1), "promises": [asdict(line) for line in promises]}
+    order = list(SECTIONS.values())
+    ordered = {name: areas[name] for name in sorted(areas, key=lambda name: order.index(name) if name in order else len(order))}
+    return head | {"command": "python -m benchmarks.trust", "areas": ordered}
+
+
+def lines_of(result: dict) -> list[Promise]:
+    """All promises of a result, in the order of the report."""
+    return [Promise(**line) for area in result["areas"].values() for line in area["promises"]]
+
+
+def broken(result: dict) -> list[Promise]:
+    """The promises that were not kept."""
+    return [line for line in lines_of(result) if line.met is False]
+
+
+def verdict(met: bool | None) -> str:
+    """Kept, broken or not measured, in a word."""
+    return {True: "yes", False: "**no**", None: "not measured"}[met]
+
+
+def table(lines: Sequence[Promise]) -> str:
+    """Markdown: promise, limit, what was measured, verdict."""
+    rows = ["| area | promise | limit | measured | kept |", "|---|---|---|---|---|"]
+    rows += [f"| {line.area} | {line.promise} | {line.limit} | {line.measured or line.how} | {verdict(line.met)} |"
+             for line in map(_safe, lines)]
+    return "\n".join(rows)
+
+
+def how_table(lines: Sequence[Promise]) -> str:
+    """Markdown: how each line was measured."""
+    return "\n".join(["| area | promise | how |", "|---|---|---|",
+                      *(f"| {line.area} | {line.promise} | {line.how} |" for line in map(_safe, lines))])
+
+
+def origin_table(result: dict) -> str:
+    """Markdown: when, where and by which command each area was measured."""
+    rows = ["| area | date | commit | machine | seconds | command |", "|---|---|---|---|---:|---|"]
+    rows += [f"| {area} | {one['date']} | {one['commit']} | {one['machine']} | {one['seconds']:g} | `{one['command']}`"
+             f"{' (short form)' if one['short'] else ''} |" for area, one in result["areas"].items()]
+    return "\n".join(rows)
+
+
+def tables(result: dict) -> list[tuple[str, str]]:
+    """(title, Markdown) of the tables: all promises, how they were measured, where they come from, then one for each area."""
+    lines = lines_of(result)
+    return [("Promises", table(lines)), ("How they were measured", how_table(lines)),
+            ("Where they come from", origin_table(result)),
+            *((area, table([line for line in lines if line.area == area])) for area in result["areas"])]
+
+
+def page(result: dict) -> str:
+    """The report as HTML."""
+    from benchmarks.report import STYLE, table_html
+
+    lines = lines_of(result)
+    counts = [sum(line.met is met for line in lines) for met in (True, False, None)]
+    style = STYLE + "td,th{white-space:normal;text-align:left;vertical-align:top}"
+    parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>duplex: promises</title>",
+             f"<style>{style}</style><h1>duplex: promises</h1>",
+             f"<p>{counts[0]} kept, {counts[1]} broken, {counts[2]} not measured.</p>"]
+    parts += [f"<h2>{html.escape(title)}</h2>{table_html(text)}" for title, text in tables(result)[:3]]
+    return "\n".join(parts) + "</html>\n"
+
+
+def write(folder: Path, result: dict) -> None:
+    """Writes trust.json, index.html and trust.md into the folder."""
+    record.write(folder / FILE, result)
+    record.replace_file(folder / "index.html", lambda part: part.write_text(page(result), encoding="utf-8"))
+    text = "\n\n".join(f"## {title}\n\n{text}" for title, text in tables(result)[:3])
+    record.replace_file(folder / "trust.md", lambda part: part.write_text(f"# Promises\n\n{text}\n", encoding="utf-8"))
+
+
+def read(folder: Path) -> dict | None:
+    """The result that is there; None when there is none. Raises InputError for a file that is no such result."""
+    return record.read(folder / FILE) if (folder / FILE).exists() else None
+
+
+def _safe(line: Promise) -> Promise:
+    """The line without what would end a cell of a table."""
+    return Promise(**{name: value.replace("|", "/").replace("\n", " ") if isinstance(value, str) else value
+                      for name, value in asdict(line).items()})

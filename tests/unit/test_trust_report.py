@@ -1,0 +1,90 @@
+"""The report on promises: sections merge, a broken promise is an exit status, and an error of a section is no silence."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+
+from benchmarks.trust import SECTIONS, Options, Promise, report
+from benchmarks.trust.__main__ import main
+
+
+@pytest.fixture
+def sections(monkeypatch):
+    """Sections that yield what a test puts in here, in place of the real ones."""
+    lines = {}
+
+    class Module:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, options):
+            assert options.out.is_dir()
+            yield from lines[self.name]
+
+    real = importlib.import_module
+    monkeypatch.setattr("importlib.import_module", lambda name, *rest: Module(name.rpartition(".")[2])
+                        if name.startswith("benchmarks.trust.") else real(name, *rest))
+    return lines
+
+
+def line(area, met=True, measured="3 ms"):
+    return Promise(area, "it is quick", "≤ 5 ms", measured, met, "by a clock | with a bar")
+
+
+def test_sections_merge_into_one_report(sections, tmp_path, capsys):
+    out = tmp_path / "trust"
+    sections |= {"faults": [line("faults")], "access": [line("access", None, "")], "echo": [line("echo")]}
+    assert main(["--only", "access", "faults", "--short", "--out", str(out)]) == 0
+    assert main(["--only", "echo", "--out", str(out)]) == 0
+    result = json.loads((out / "trust.json").read_text())
+    assert list(result["areas"]) == ["faults", "echo", "access"]  # in the report's order, not in that of the runs
+    assert result["areas"]["faults"]["short"] and not result["areas"]["echo"]["short"]
+    assert result["areas"]["echo"]["command"] == "python -m benchmarks.trust --only echo"
+    page, text = (out / "index.html").read_text(), (out / "trust.md").read_text()
+    assert "2 kept, 0 broken, 1 not measured" in page and "| echo | it is quick | ≤ 5 ms | 3 ms | yes |" in text
+    assert "by a clock / with a bar" in text
+    sections["echo"] = [line("echo", False, "9 ms")]
+    assert main(["--only", "echo", "--out", str(out)]) == 1
+    assert "9 ms | **no** |" in (out / "trust.md").read_text()
+    assert main(["--only", "faults", "--out", str(out)]) == 0  # what others broke is not this run's
+
+
+def test_an_error_in_a_section_is_a_broken_promise(sections, tmp_path, capsys):
+    def failing():
+        yield line("faults")
+        raise RuntimeError("the wheels came off")
+
+    sections |= {"faults": failing(), "echo": [line("echo")]}
+    assert main(["--only", "faults", "echo", "--out", str(tmp_path)]) == 1
+    result = report.read(tmp_path)
+    assert [one.met for one in report.lines_of(result)] == [True, False, True]
+    assert "the wheels came off" in report.broken(result)[0].measured
+
+
+def test_bad_options_end_in_one_line(tmp_path, capsys):
+    for argv, words in [(["--only", "weather"], "weather"), (["--soak", str(tmp_path / "none.json")], "none.json"),
+                        (["--minutes", "0"], "0")]:
+        assert main([*argv, "--out", str(tmp_path / "x")]) == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "trust.json").write_text("[]")
+    assert main(["--only", "echo", "--out", str(tmp_path)]) == 2
+    assert "not a result" in capsys.readouterr().err
+
+
+def test_every_section_that_is_there_has_its_name():
+    found = 0
+    for name, area in SECTIONS.items():
+        spec = importlib.util.find_spec(f"benchmarks.trust.{name}")
+        if spec is not None:
+            module = importlib.import_module(spec.name)
+            assert module.AREA == area and callable(module.run), name
+            found += 1
+    assert found <= len(SECTIONS)
+
+
+def test_lengths():
+    assert Options().length(120, 0.2) == 120 and Options(short=True).length(120, 0.2) == 0.2
+    assert Options(short=True, minutes=3).length(120, 0.2) == 3
