@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
-from matplotlib.ticker import MultipleLocator
 
+from duplex.drawing import Envelope, Shelf, prepare_row
 from duplex.simulate import Dialogue
 from duplex.text import Word
 from duplex.turns import Event, EventKind, speech_spans
-from duplex.units import seconds_to_samples
 
 ROW_SECONDS = 16.0
 """A row shows at most this much ..."""
@@ -31,7 +28,7 @@ MAX_ROWS = 12
 """... unless that makes more rows than this; then the rows hold more."""
 WIDTH, ROW_HEIGHT, HEAD, FOOT = 16.0, 2.6, 1.0, 0.5  # inches
 LEFT, RIGHT = 0.85, 0.35  # inches
-COLUMNS = 1_600  # points of an envelope
+MOST_TICKS = 20
 
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 COLOURS = {"system": "#0072B2", "user": "#D55E00", "overlap": "#F0E442", "response": "#56B4E9", "barge-in": "#CC79A7",
@@ -99,12 +96,13 @@ def timeline(dialogue: Dialogue, title: str) -> Figure:
     height = HEAD + rows * ROW_HEIGHT + FOOT
     figure = Figure(figsize=(WIDTH, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
+    envelopes = {"system": Envelope(dialogue.system_pcm, LANE_HALF), "user": Envelope(dialogue.user_pcm, LANE_HALF)}
     left_out = 0
     for row in range(rows):
         bottom = height - HEAD - (row + 1) * ROW_HEIGHT
         axes = figure.add_axes((LEFT / WIDTH, (bottom + 0.18) / height, 1 - (LEFT + RIGHT) / WIDTH,
                                 (ROW_HEIGHT - 0.42) / height))
-        left_out += _draw_row(axes, dialogue, row * row_seconds, row_seconds)
+        left_out += _draw_row(axes, dialogue, envelopes, row * row_seconds, row_seconds)
         if row == rows - 1:
             axes.set_xlabel("seconds", fontsize=9)
     _head(figure, dialogue, title, height)
@@ -138,53 +136,32 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def _draw_row(axes: Axes, dialogue: Dialogue, start: float, length: float) -> int:
+def _draw_row(axes: Axes, dialogue: Dialogue, envelopes: dict[str, Envelope], start: float, length: float) -> int:
     """One row of the picture; gives the number of words that found no place."""
     stop = start + length
-    axes.set_xlim(start, stop)
-    axes.set_ylim(-ROW_HALF, ROW_HALF)
-    axes.set_yticks([])
-    axes.xaxis.set_major_locator(_tick_locator(length))
-    axes.tick_params(axis="x", labelsize=8, length=3, colors="#444444")
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#BBBBBB")
+    prepare_row(axes, start, length, ROW_HALF, MOST_TICKS)
     overlaps = [(event.time - (event.seconds or 0), event.time) for event in dialogue.events
                 if event.kind is EventKind.OVERLAP_STOP]
     for first, last in _within(overlaps, start, stop):
         axes.axvspan(first, last, color=COLOURS["overlap"], alpha=0.3, lw=0, zorder=0)
     left_out = 0
-    for side, pcm, words in (("system", dialogue.system_pcm, dialogue.words),
-                             ("user", dialogue.user_pcm, dialogue.user_words)):
-        _draw_lane(axes, side, pcm, speech_spans(dialogue.events, side), start, stop)
+    for side, words in (("system", dialogue.words), ("user", dialogue.user_words)):
+        _draw_lane(axes, side, envelopes[side], speech_spans(dialogue.events, side), start, stop)
         left_out += _draw_words(axes, side, [word for word in words if start <= word.start < stop])
     _draw_marks(axes, marks_of(dialogue.events), start, stop)
     return left_out
-
-
-def _tick_locator(length: float) -> MultipleLocator:
-    return MultipleLocator(next((step for step in (1, 2, 5, 10, 30, 60) if length / step <= 20), 120))
 
 
 def _within(spans: Sequence[tuple[float, float]], start: float, stop: float) -> list[tuple[float, float]]:
     return [(max(a, start), min(b, stop)) for a, b in spans if a < stop and b > start]
 
 
-def _draw_lane(axes: Axes, side: str, pcm: np.ndarray, spans: Sequence[tuple[float, float]], start: float,
+def _draw_lane(axes: Axes, side: str, envelope: Envelope, spans: Sequence[tuple[float, float]], start: float,
                stop: float) -> None:
     middle, colour = LANES[side], COLOURS[side]
     for first, last in _within(spans, start, stop):
         axes.fill_between([first, last], middle - LANE_HALF, middle + LANE_HALF, color=colour, alpha=0.13, lw=0, zorder=1)
-    # Scaled to the loudest speech of the whole dialogue, and never so far that faint noise looks like speech.
-    scale = LANE_HALF / max(0.05, float(np.quantile(np.abs(pcm), 0.9995)) if len(pcm) else 0.0)
-    piece = pcm[seconds_to_samples(start) : seconds_to_samples(stop)]
-    columns = min(COLUMNS, len(piece))
-    if columns:
-        cuts = np.linspace(0, len(piece), columns, endpoint=False).astype(int)
-        top = np.clip(np.maximum.reduceat(piece, cuts) * scale, -LANE_HALF, LANE_HALF)
-        bottom = np.clip(np.minimum.reduceat(piece, cuts) * scale, -LANE_HALF, LANE_HALF)
-        times = start + cuts / len(piece) * (len(piece) / seconds_to_samples(1.0))
-        axes.fill_between(times, middle + bottom, middle + top, color=colour, lw=0.4, zorder=3)
+    envelope.draw(axes, start, stop, middle, colour)
     axes.text(-0.012, middle, side, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=10,
               weight="bold", color=colour)
 
@@ -193,7 +170,7 @@ def _draw_words(axes: Axes, side: str, words: Sequence[Word]) -> int:
     """Words beside their lane, each at its start, on the first level that is free there."""
     sign = 1 if side == "system" else -1
     edge = LANES[side] + sign * (LANE_HALF + 0.02)
-    shelf = _Shelf(axes, len(WORD_LEVELS), size=8)
+    shelf = Shelf(axes, len(WORD_LEVELS), size=8)
     left_out, ticks = 0, []
     for word in words:
         text = printable(word.text)
@@ -208,7 +185,7 @@ def _draw_words(axes: Axes, side: str, words: Sequence[Word]) -> int:
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], start: float, stop: float) -> None:
-    shelf = _Shelf(axes, len(LABEL_LEVELS), size=8)
+    shelf = Shelf(axes, len(LABEL_LEVELS), size=8)
     for mark in sorted(marks, key=lambda mark: mark.start):
         if not (mark.start < stop and mark.stop > start):
             continue
@@ -218,24 +195,3 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], start: float, stop: float) ->
         place = shelf.place(mark.label, first) if mark.start >= start else None
         if place is not None:
             axes.text(place[0], LABEL_LEVELS[place[1]], mark.label, fontsize=8, va="center", color="#222222")
-
-
-class _Shelf:
-    """Gives texts a place on one of a few levels, so that none covers another or leaves the row. Times in seconds."""
-
-    def __init__(self, axes: Axes, levels: int, size: float):
-        self.start, self.stop = axes.get_xlim()
-        self.free = [-math.inf] * levels
-        self.font = FontProperties(size=size)
-        self.renderer = axes.figure.canvas.get_renderer()
-        self.seconds_per_pixel = (self.stop - self.start) / axes.get_window_extent().width
-
-    def place(self, text: str, time: float) -> tuple[float, int] | None:
-        """Left edge and level for a text that belongs to `time`; None when all levels are taken there."""
-        width = self.renderer.get_text_width_height_descent(text, self.font, ismath=False)[0] * self.seconds_per_pixel
-        left = max(self.start, min(time, self.stop - width))  # a text at the right edge moves inside
-        level = next((n for n, free in enumerate(self.free) if left >= free), None)
-        if level is None:
-            return None
-        self.free[level] = left + width + 6 * self.seconds_per_pixel
-        return left, level

@@ -17,18 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
-from matplotlib.ticker import MultipleLocator
 
+from duplex.drawing import Envelope, Shelf, prepare_row, time_ticks
 from duplex.text import Word
-from duplex.units import FRAME_SECONDS, seconds_to_samples
+from duplex.units import FRAME_SECONDS
 
 ROW_SECONDS = 12.0
 MAX_ROWS = 10
 WIDTH, HEAD, FOOT, SOUND_HEIGHT, CODE_ROW = 16.0, 1.15, 0.45, 2.5, 0.075  # inches
 LEFT, RIGHT = 0.95, 0.3  # inches
-COLUMNS = 1_600
+MOST_TICKS = 24
 SIDES = ("system", "user")
 # Okabe and Ito's colours, which people with any kind of colour vision can tell apart.
 LANE_COLOURS = {"system": "#0072B2", "user": "#D55E00"}
@@ -84,12 +83,13 @@ def picture(scene: Scene) -> Figure:
     FigureCanvasAgg(figure)
     kinds = sorted({e["kind"] for e in scene.events} - {"system_turn", "user_turn"})
     colours = {kind: EVENT_COLOURS[n % len(EVENT_COLOURS)] for n, kind in enumerate(kinds)}
+    envelopes = [] if scene.pcm is None else [Envelope(pcm, LANE_HALF) for pcm in scene.pcm]
     left_out = 0
     for row in range(rows):
         top = height - HEAD - row * row_height
         width = 1 - (LEFT + RIGHT) / WIDTH
         sound = figure.add_axes((LEFT / WIDTH, (top - SOUND_HEIGHT) / height, width, SOUND_HEIGHT / height))
-        left_out += _draw_sound(sound, scene, colours, row * row_seconds, row_seconds)
+        left_out += _draw_sound(sound, scene, envelopes, colours, row * row_seconds, row_seconds)
         if scene.codes is not None:
             bottom = top - SOUND_HEIGHT - code_height
             axes = figure.add_axes((LEFT / WIDTH, bottom / height, width, code_height / height))
@@ -122,16 +122,10 @@ def _head(figure: Figure, scene: Scene, colours: dict[str, str], height: float) 
                       fontsize=9, handlelength=1.2, columnspacing=1.4, borderpad=0.1)
 
 
-def _draw_sound(axes: Axes, scene: Scene, colours: dict[str, str], start: float, length: float) -> int:
+def _draw_sound(axes: Axes, scene: Scene, envelopes: Sequence[Envelope], colours: dict[str, str], start: float,
+                length: float) -> int:
     stop = start + length
-    axes.set_xlim(start, stop)
-    axes.set_ylim(-ROW_HALF, ROW_HALF)
-    axes.set_yticks([])
-    axes.xaxis.set_major_locator(MultipleLocator(next((s for s in (1, 2, 5, 10, 30, 60) if length / s <= 24), 120)))
-    axes.tick_params(axis="x", labelsize=8, length=3, colors="#444444")
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#BBBBBB")
+    prepare_row(axes, start, length, ROW_HALF, MOST_TICKS)
     left_out = 0
     for number, side in enumerate(SIDES):
         middle = LANES[side]
@@ -139,33 +133,20 @@ def _draw_sound(axes: Axes, scene: Scene, colours: dict[str, str], start: float,
             if event["kind"] == f"{side}_turn" and event["start"] < stop and event["end"] > start:
                 span = max(event["start"], start), min(event["end"], stop)
                 axes.fill_between(span, middle - LANE_HALF, middle + LANE_HALF, color=LANE_COLOURS[side], alpha=0.14, lw=0)
-        if scene.pcm is None:
+        if not envelopes:
             axes.hlines(middle, start, min(stop, scene.seconds), color=LANE_COLOURS[side], lw=0.8)
         else:
-            _draw_wave(axes, side, scene.pcm[number], start, stop)
+            envelopes[number].draw(axes, start, stop, middle, LANE_COLOURS[side])
         axes.text(-0.012, middle, side, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=10, weight="bold",
                   color=LANE_COLOURS[side])
         left_out += _draw_words(axes, side, [w for w in scene.words[number] if start <= w.start < stop])
     return left_out + _draw_events(axes, scene.events, colours, start, stop)
 
 
-def _draw_wave(axes: Axes, side: str, pcm: np.ndarray, start: float, stop: float) -> None:
-    # Scaled to the loudest speech of the dialogue, and never so far that faint noise looks like speech.
-    scale = LANE_HALF / max(0.05, float(np.quantile(np.abs(pcm), 0.9995)) if len(pcm) else 0.0)
-    piece = pcm[seconds_to_samples(start) : seconds_to_samples(stop)]
-    columns = min(COLUMNS, len(piece))
-    if columns:
-        cuts = np.linspace(0, len(piece), columns, endpoint=False).astype(int)
-        top = np.clip(np.maximum.reduceat(piece, cuts) * scale, -LANE_HALF, LANE_HALF)
-        bottom = np.clip(np.minimum.reduceat(piece, cuts) * scale, -LANE_HALF, LANE_HALF)
-        times = start + cuts / seconds_to_samples(1.0)
-        axes.fill_between(times, LANES[side] + bottom, LANES[side] + top, color=LANE_COLOURS[side], lw=0.4, zorder=3)
-
-
 def _draw_words(axes: Axes, side: str, words: Sequence[Word]) -> int:
     sign = 1 if side == "system" else -1
     edge = LANES[side] + sign * (LANE_HALF + 0.01)
-    shelf, left_out = _Shelf(axes, len(WORD_LEVELS), 8.5), 0
+    shelf, left_out = Shelf(axes, len(WORD_LEVELS), 8.5), 0
     for word in words:
         text = "".join(c if c.isprintable() else "\ufffd" for c in word.text)
         place = shelf.place(text, word.start)
@@ -180,7 +161,7 @@ def _draw_words(axes: Axes, side: str, words: Sequence[Word]) -> int:
 
 
 def _draw_events(axes: Axes, events: Sequence[dict], colours: dict[str, str], start: float, stop: float) -> int:
-    shelf, left_out = _Shelf(axes, len(STRIP_LEVELS), 8), 0
+    shelf, left_out = Shelf(axes, len(STRIP_LEVELS), 8), 0
     for event in sorted(events, key=lambda e: e["start"]):
         if event["kind"] not in colours or event["start"] >= stop or event["end"] < start:
             continue
@@ -208,7 +189,7 @@ def _draw_codes(axes: Axes, codes: np.ndarray, start: float, length: float) -> N
                     extent=(start, start + part.shape[1] * FRAME_SECONDS, len(shown), 0))
     axes.set_xlim(start, start + length)
     axes.set_yticks([])
-    axes.xaxis.set_major_locator(MultipleLocator(next((s for s in (1, 2, 5, 10, 30, 60) if length / s <= 24), 120)))
+    axes.xaxis.set_major_locator(time_ticks(length, MOST_TICKS))
     axes.tick_params(axis="x", labelsize=8, length=3, colors="#444444")
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -224,25 +205,3 @@ def _soft_colours() -> ListedColormap:
 
 
 _CODE_COLOURS = _soft_colours()
-
-
-class _Shelf:
-    """Gives texts a place on one of a few levels, so that none covers another or leaves the row. Times in seconds."""
-
-    def __init__(self, axes: Axes, levels: int, size: float):
-        self.start, self.stop = axes.get_xlim()
-        self.free = [-math.inf] * levels
-        self.font = FontProperties(size=size)
-        self.renderer = axes.figure.canvas.get_renderer()
-        self.seconds_per_pixel = (self.stop - self.start) / axes.get_window_extent().width
-
-    def place(self, text: str, time: float, until: float = -math.inf) -> tuple[float, int] | None:
-        """Left edge and level for a text (and a bar until ``until``) that belongs to ``time``; None when all are taken."""
-        pixels = self.renderer.get_text_width_height_descent(text, self.font, ismath=False)[0] if text else 0
-        width = pixels * self.seconds_per_pixel
-        left = max(self.start, min(time, self.stop - width))  # a text at the right edge moves inside
-        level = next((n for n, free in enumerate(self.free) if left >= free), None)
-        if level is None:
-            return None
-        self.free[level] = max(left + width + 6 * self.seconds_per_pixel, until)
-        return left, level
