@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio.functional
 
 from duplex.errors import InputError
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE, samples_to_frames
@@ -112,7 +111,9 @@ def resample(pcm_CS: np.ndarray, rate: int) -> np.ndarray:
     if ratio.numerator > _MAX_PHASES:
         ratio = 1 / Fraction(rate, SAMPLE_RATE).limit_denominator(_MAX_PHASES)
     # A sharp low-pass: 64 zero crossings keep speech up to 0.98 of the Nyquist rate.
-    resampled = torchaudio.functional.resample(
+    from torchaudio import functional  # here: not every program resamples, and each would wait for it at its start
+
+    resampled = functional.resample(
         torch.from_numpy(pcm_CS), ratio.denominator, ratio.numerator, lowpass_filter_width=64, rolloff=0.98)
     length = math.ceil(pcm_CS.shape[1] * SAMPLE_RATE / rate)
     return np.ascontiguousarray(resampled.numpy()[:, :length])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from duplex.errors import ConfigError, InputError
-from duplex.filling import fill_module
+from duplex.filling import fill_module, no_memory
 from duplex.overlay import build_fields
 from duplex.safefile import read_header
 from duplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE
@@ -190,7 +190,7 @@ class MimiCodec:
         for key, value in sizes.items():
             if value > (len(header.tensors) if key in counted else 1_000_000):
                 raise ConfigError(f"{weights}: no codec with {key} = {value}; check the codec configuration")
-        with torch.device("meta"):
+        with no_memory():
             mimi = build_mimi(config, n_codebooks, "meta")
         fill_module(mimi, header, device, torch.float32, "its codec configuration")
         return cls(mimi, config)

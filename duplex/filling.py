@@ -11,10 +11,13 @@ all of these are read.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from duplex.safefile import Header, TensorReader, check_against, require_finite
 
@@ -22,6 +25,33 @@ _STACKED = re.compile(r"(.*self_attn\.)(in|out)_proj(?:_weight|\.weight)")
 _MEMBER = re.compile(r"(.*self_attn\.)(in|out)_projs\.\d+\.weight")
 _OLD_NAMES = {"_initialized": ("inited",), "cluster_usage": ("cluster_size",),
               "embedding_sum": ("embed_avg", "embed_sum")}
+
+
+_INITIALISATIONS = frozenset(
+    getattr(Tensor, name) for name in ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"))
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Leaves tensors without memory as they are when an initialisation would fill them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _INITIALISATIONS or getattr(func, "__module__", None) == nn.init.__name__:
+            target = args[0] if args else kwargs["tensor"]
+            if target.is_meta:
+                return target
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def no_memory() -> Iterator[None]:
+    """What is built inside has shapes alone and lies on the `meta` device, to be filled from a file.
+
+    Initialisations are passed over: for such tensors the framework works them out in Python and imports its compiler to do
+    so, which would be more than half of the time from start to first frame.
+    """
+    with torch.device("meta"), _WithoutNumbers():
+        yield
 
 
 def members(key: str, names: Collection[str]) -> list[str]:

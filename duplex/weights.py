@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from duplex.config import LMConfig
 from duplex.errors import CheckpointError, ConfigError
-from duplex.filling import members, set_tensor, stacked_shape
+from duplex.filling import members, no_memory, set_tensor, stacked_shape
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora, merged_weight
 from duplex.safefile import (
@@ -46,7 +46,7 @@ def empty_lm(config: LMConfig, source: Path | str, header: Header | None = None)
                 f"{header.path}: has {len(header.tensors)} tensors in all, too few for {name} = {value} in "
                 f"{source} ('{prefix}*'); use the configuration of these weights")
     try:
-        with torch.device("meta"):
+        with no_memory():
             return DuplexLM(config)
     except (RuntimeError, TypeError, ArithmeticError) as error:  # no check foresaw it, such as a product that overflows
         reason = str(error).splitlines()[0]
