@@ -14,8 +14,9 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from duplex.audio import read_audio, to_mono
 from duplex.checkpoint import load_model
@@ -23,6 +24,10 @@ from duplex.errors import ConfigError, InputError
 from duplex.fast.backends import BACKENDS
 from duplex.policy import POLICIES, PolicyConfig
 from infer import cli
+
+if TYPE_CHECKING:
+    from infer.server.host import Server
+    from infer.server.metrics import Metrics
 
 TOKEN_VARIABLE = "DUPLEX_TOKEN"
 SHORTEST_TOKEN = 16
@@ -59,7 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks every option before the model is loaded, then serves until a signal comes."""
+    """Serves until a signal comes."""
+    server_of(args).run()
+    print("stopped", flush=True)
+
+
+def server_of(args: argparse.Namespace, metrics: Metrics | None = None, on_ready: Callable[[int], None] | None = None) -> Server:
+    """The server that the options ask for; each of them is checked before the model is loaded.
+
+    `on_ready` is called with the port in place of the line that tells the user where to go.
+    """
     try:
         from infer.server.access import Access, is_loopback
         from infer.server.app import create_app
@@ -80,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     limits = Limits(slots=args.slots, idle_seconds=args.idle_seconds, session_seconds=args.session_seconds)
     # Between two switches of threads the interpreter lets 5 ms pass: too long for sockets beside a busy model.
     sys.setswitchinterval(0.001)
-    service = Service(BatchedSessions(model, args.slots, voice, policy=PolicyConfig(args.policy)), limits)
+    service = Service(BatchedSessions(model, args.slots, voice, policy=PolicyConfig(args.policy)), limits, metrics)
     app = create_app(service, Access(token, tuple(name.lower() for name in args.allow_host), tuple(args.allow_origin), loopback))
     scheme, shown = "https" if certificate else "http", "localhost" if loopback else args.host
 
@@ -88,9 +102,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.slots} places, model {model.folder.name} ({model.backend}); open {scheme}://{shown}:{port}/"
               f"{' (asks for the token)' if token else ''}; Ctrl-C stops", flush=True)
 
-    server = Server(app, args.host, args.port, args.drain_seconds, certificate, tell)
-    server.run()
-    print("stopped", flush=True)
+    return Server(app, args.host, args.port, args.drain_seconds, certificate, on_ready or tell)
 
 
 def token_of(args: argparse.Namespace) -> str | None:
