@@ -29,8 +29,8 @@ from train.corpus.bank import Bank
 from train.corpus.dialogue import Composer, Phenomena
 from train.corpus.filling import ENGINES, Voices, complete, fill_bank
 from train.files import replace_file
+from train.own.labels import SYSTEM_LABEL, USER_LABEL
 
-SYSTEM_LABEL, USER_LABEL = "SPEAKER_MAIN", "SPEAKER_USER"
 FORMATS = ("wav", "flac")
 
 

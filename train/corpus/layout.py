@@ -17,11 +17,11 @@ from train.corpus.casting import Casting
 from train.corpus.exchange import MUMBLED, REGISTRY, STYLES, Exchange, Picker, split_key
 from train.corpus.phenomena import Phenomena
 from train.corpus.plan import Placement, Plan
+from train.corpus.style import GAIN_DB
 
 # Scenarios that would overwrite what a parked question is about.
 SAME_MEMORY = {"name_recall_late": ("name_recall", "name_recall_late"), "name_recall": ("name_recall", "name_recall_late"),
                "cafe": ("cafe",)}
-PLAIN_GAIN_DB = (-14.0, 4.0)
 
 
 def written(text: str) -> str:
@@ -50,7 +50,7 @@ class Layout:
         self.scenario = ""
         self.answered: float | None = None  # when the system's last answer ended
         strong = rng.random() < phenomena.gain
-        decibels = rng.uniform(*(phenomena.gain_db if strong else PLAIN_GAIN_DB))
+        decibels = rng.uniform(*(phenomena.gain_db if strong else GAIN_DB))
         self.out = Plan(speaker=self.speaker, gain=10 ** (decibels / 20))
         if strong:
             self._event("gain", 0.0, seconds, db=round(decibels, 2))

@@ -20,7 +20,8 @@ from duplex.errors import InputError
 from duplex.metrics.turntaking import pooled, turn_taking_statistics
 from train import cli
 from train.files import replace_file
-from train.synthesize import FORMATS, SYSTEM_LABEL, USER_LABEL
+from train.own.labels import SYSTEM_LABEL, USER_LABEL
+from train.synthesize import FORMATS
 from train.validate import PUBLISHED
 
 BEGIN, END = "<!-- corpus table: begin -->", "<!-- corpus table: end -->"
