@@ -74,7 +74,7 @@ class KeepingMetrics(Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step, self.latency = KeptTimes(self.step), KeptTimes(self.latency)
+        self.step, self.step_cpu, self.latency = KeptTimes(self.step), KeptTimes(self.step_cpu), KeptTimes(self.latency)
 
 
 def memory_kb() -> dict[str, int]:
@@ -83,16 +83,26 @@ def memory_kb() -> dict[str, int]:
     return {"rss_kb": int(values["VmRSS"].split()[0]), "anon_kb": int(values["RssAnon"].split()[0])}
 
 
+def waited_seconds() -> float | None:
+    """How long threads of this process have been ready to run but had no processor; None where the kernel does not tell."""
+    try:
+        return round(sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat")) / 1e9, 2)
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def state(service: Service, begun: float) -> dict[str, Any]:
     """What this process holds now, and the stretch that is over."""
     metrics = service.metrics
     dropped = {kind: int(metrics.dropped.labels(kind)._value.get()) for kind in ("silent", "oldest", "ahead")}
-    return {"seconds": round(time.monotonic() - begun, 2), "step": metrics.step.turn(), "frame": metrics.latency.turn(),
-            "step_all": metrics.step.all.summary(), "frame_all": metrics.latency.all.summary(),
+    kept = {"step": metrics.step, "step_cpu": metrics.step_cpu, "frame": metrics.latency}
+    return {"seconds": round(time.monotonic() - begun, 2), **{name: times.turn() for name, times in kept.items()},
+            **{f"{name}_all": times.all.summary() for name, times in kept.items()},
             "frames": int(metrics.frames._value.get()), "late": int(metrics.late._value.get()), "dropped": dropped,
             "crashes": int(metrics.crashes._value.get()), "seats": len(service.seats), **memory_kb(),
             "descriptors": len(os.listdir("/proc/self/fd")), "tasks": len(asyncio.all_tasks()),
-            "threads": threading.active_count(), "cpu_seconds": round(time.process_time(), 2), "load": os.getloadavg()[0]}
+            "threads": threading.active_count(), "cpu_seconds": round(time.process_time(), 2),
+            "waited_seconds": waited_seconds(), "load": round(os.getloadavg()[0], 2)}
 
 
 async def tell(service: Service, every: float) -> None:

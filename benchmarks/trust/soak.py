@@ -58,6 +58,8 @@ def judged(lines: Sequence[dict]) -> dict:
     found: dict[str, dict | None] = {}
     for name, values in (("step_p50_ms", [line["step"]["p50_ms"] for line in kept]),
                          ("step_p99_ms", [line["step"]["p99_ms"] for line in kept]),
+                         ("step_cpu_p50_ms", [line["step_cpu"]["p50_ms"] for line in kept]),
+                         ("step_cpu_p99_ms", [line["step_cpu"]["p99_ms"] for line in kept]),
                          ("frame_p50_ms", [line["frame"]["p50_ms"] for line in kept]),
                          ("anon_percent", [100 * line["anon_kb"] / kept[0]["anon_kb"] for line in kept]),
                          ("rss_percent", [100 * line["rss_kb"] / kept[0]["rss_kb"] for line in kept]),

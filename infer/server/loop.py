@@ -320,7 +320,7 @@ class Service:
                 self._step(due)
 
     def _step(self, due: dict[int, tuple[Seat, _Waiting]]) -> None:
-        begun = self.clock()
+        begun, cpu = self.clock(), time.thread_time()
         try:
             results = self.batch.step({slot: waiting.pcm for slot, (_, waiting) in due.items()})
         except Exception:
@@ -330,6 +330,7 @@ class Service:
             return
         now = self.clock()
         self.metrics.step.observe(now - begun)
+        self.metrics.step_cpu.observe(time.thread_time() - cpu)
         ready = []
         for slot, result in results.items():
             seat, waiting = due[slot]

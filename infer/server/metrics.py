@@ -23,6 +23,8 @@ class Metrics:
         self.dropped = Counter("duplex_dropped_frames", "Frames of users that were let go", ["kind"], registry=r)
         self.late = Counter("duplex_late_frames", "Frames that took longer than 80 ms from their arrival", registry=r)
         self.step = Histogram("duplex_step_seconds", "One step of the batch", buckets=_SECONDS, registry=r)
+        self.step_cpu = Histogram("duplex_step_cpu_seconds", "Processor time of one step: without waiting for a busy machine",
+                                  buckets=_SECONDS, registry=r)
         self.latency = Histogram("duplex_frame_seconds", "From a user's frame being complete to the system's being ready",
                                  buckets=_SECONDS, registry=r)
         self.crashes = Counter("duplex_step_failures", "Steps of the batch that ended in an error", registry=r)
