@@ -4,10 +4,11 @@ Pure: it reads no clock. Time is what the device has taken, so that the same cal
 
 Words. The *wait* of a chunk is the time that its first sample lies in the buffer; a chunk that comes late by v waits v
 less. `wait + lateness` is therefore one number for all chunks, the delay that the buffer adds to a punctual one, and
-that is what is steered. Lateness is measured against the most punctual chunk of the last minute. The wanted delay is the
-greatest lateness of that time plus a margin, between the limits of the configuration. Differences of a few milliseconds,
-and those between two clocks, go by playing up to 0.5 % faster or slower; an excess of tens of milliseconds by cuts of
-single periods of the voice; only what exceeds `cap_ms` is dropped outright, and counted.
+that is what is steered. Lateness is measured against the most punctual chunk of the last seconds. The wanted delay is one
+that would have been enough for nearly all of the last minute (`duplex.lateness`) plus a margin, between the limits of the
+configuration. Differences of a few milliseconds, and those between two clocks, go by playing up to 0.5 % faster or slower;
+an excess above 20 ms by cuts of single periods of the voice; only what exceeds `cap_ms` is dropped outright,
+and counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from duplex.errors import ConfigError
+from duplex.lateness import Lateness
 from duplex.stretch import CUT_SAMPLES, Resampler, cut
 from duplex.units import SAMPLE_RATE
 
@@ -27,19 +29,21 @@ _FADE = 5 * _MS
 
 @dataclass(frozen=True)
 class PlayoutConfig:
-    """How much delay is added for even sound. Milliseconds."""
+    """How much delay is added for even sound. Milliseconds. The defaults are for devices on this machine, see `NETWORK`."""
 
     wait_ms: float = 60.0
     """Delay of a punctual chunk while nothing comes late. Chunks of 80 ms then fill the buffer to 100 ms on average."""
     cap_ms: float = 250.0
     """Greatest delay: what would wait longer is dropped, oldest first."""
     margin_ms: float = 20.0
-    """Kept beyond the greatest lateness that was seen."""
+    """Kept beyond the delay that would have been enough."""
     memory_seconds: float = 60.0
     """How long a lateness is remembered; 0: the delay does not adapt."""
+    silent_share: float = 0.002
+    """A delay would have been enough when it left no more than this share of the remembered time silent."""
     max_correction: float = 0.005
     """Greatest change of speed by resampling."""
-    cut_excess_ms: float = 30.0
+    cut_excess_ms: float = 20.0
     """An excess above this is cut out, a period at a time ..."""
     cut_every_ms: float = 60.0
     """... and at most one within this time."""
@@ -50,6 +54,13 @@ class PlayoutConfig:
                               f"cap_ms ({self.cap_ms:g})")
         if not 0 <= self.max_correction <= 0.05:
             raise ConfigError(f"max_correction must lie in 0..0.05, not be {self.max_correction:g}")
+
+
+NETWORK = PlayoutConfig(cap_ms=500.0)
+"""Behind a network: the user's sound and the answer to it can both be held up, so one answer is late by the sum of the two.
+
+The delay that is really kept is what the connection needed in the last minute; on a good one that is `wait_ms`, as for devices.
+"""
 
 
 @dataclass
@@ -107,8 +118,8 @@ class PlayoutBuffer:
         self._resampler = Resampler()
         self._device = 0  # samples that the device took
         self._pushed = 0  # samples that the source gave
-        self._offsets: deque[tuple[int, int]] = deque()  # (device time, offset) whose minimum is the punctual one
-        self._late: deque[tuple[int, float]] = deque()  # (device time, lateness), decreasing
+        self._lateness = Lateness(round(self.config.memory_seconds * SAMPLE_RATE))
+        self._enough = 0.0
         self._delay: float | None = None
         self._step = 1.0
         self._starved = True
@@ -131,8 +142,7 @@ class PlayoutBuffer:
     @property
     def target_ms(self) -> float:
         """The delay that is wanted."""
-        lateness = self._late[0][1] / _MS + self.config.margin_ms if self._late and self.config.memory_seconds else 0.0
-        return min(max(self.config.wait_ms, lateness), self.config.cap_ms)
+        return min(max(self.config.wait_ms, self._enough / _MS + self.config.margin_ms), self.config.cap_ms)
 
     @property
     def correction_ppm(self) -> float:
@@ -188,26 +198,18 @@ class PlayoutBuffer:
         self._fill += len(pcm)
 
     def _measure(self) -> None:
-        """Lateness of the chunk that comes now, and the delay that the buffer has."""
+        """Lateness of the chunk that comes now, the delay that the buffer has, and the one that would be enough."""
         now, offset = self._device, self._device - self._pushed
-        memory = max(self.config.memory_seconds, 5.0) * SAMPLE_RATE
-        _forget(self._offsets, now - memory)
-        while self._offsets and self._offsets[-1][1] >= offset:
-            self._offsets.pop()
-        self._offsets.append((now, offset))
-        lateness = offset - self._offsets[0][1]
-        if lateness > self.config.cap_ms * _MS:
-            # No delay this long is ever kept. The source has paused, or has left sound out: its time begins anew.
-            self._offsets.clear()
-            self._late.clear()
-            self._offsets.append((now, offset))
+        lateness = self._lateness.seen(now, offset)
+        if lateness > 2 * self.config.cap_ms * _MS:
+            # No delay helps against this. The source has paused, or has left sound out: its time begins anew.
+            self._lateness.begin_anew(now, offset)
             lateness = 0
             if self._fill == 0:
                 self._enqueue(-1, np.zeros(round(self.config.wait_ms * _MS), np.float32))
-        _forget(self._late, now - memory)
-        while self._late and self._late[-1][1] <= lateness:
-            self._late.pop()
-        self._late.append((now, lateness))
+        if self.config.memory_seconds:
+            self._lateness.remember(now, lateness)
+            self._enough = self._lateness.enough(self.config.silent_share)
         self._delay = self._fill + lateness
 
     def _steer(self) -> None:
@@ -295,9 +297,3 @@ class PlayoutBuffer:
         silence[:left], self._ghost = self._ghost[:left], self._ghost[left:]
         self._starved = True
         return silence
-
-
-def _forget(window: deque, before: float) -> None:
-    while window and window[0][0] < before:
-        window.popleft()
-

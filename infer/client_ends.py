@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from duplex.audio import pad_to_frames
-from duplex.playout import PlayoutBuffer
+from duplex.playout import NETWORK, PlayoutBuffer
 from duplex.units import FRAME_SAMPLES, FRAME_SECONDS
 from infer.device.echo import BLOCK, EchoCanceller, speakers_are_open
 from infer.device.ports import SoundPorts
@@ -59,7 +59,7 @@ class DeviceEnds:
         self._ports = SoundPorts(microphone, speaker, self._captured, self._to_play, time.monotonic)
         self._seconds, self._echo_cancel = seconds, echo_cancel
         self._canceller: EchoCanceller | None = None
-        self._playout = PlayoutBuffer()
+        self._playout = PlayoutBuffer(NETWORK)
         self._lock = threading.Lock()  # PortAudio calls from threads of its own
         self._rest = np.zeros(0, np.float32)
         self._queue: asyncio.Queue[np.ndarray] = asyncio.Queue(_MOST_WAITING)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from duplex.conversation import Conversation, SessionFrame
-from duplex.playout import PlayoutBuffer, PlayoutConfig
+from duplex.playout import NETWORK, PlayoutBuffer, PlayoutConfig
 from duplex.policy import HeardLog
 from duplex.simulate import Dialogue
 from duplex.text import Word
@@ -90,7 +90,7 @@ class ImperfectWorld:
         self.user, self.conditions = user, conditions
         self._up: Link[np.ndarray] = Link(conditions, 2 * seed + 1)
         self._down: Link[SessionFrame] = Link(conditions, 2 * seed + 2)
-        self._playout = PlayoutBuffer(playout or PlayoutConfig())
+        self._playout = PlayoutBuffer(playout or (NETWORK if conditions.delay_ms else PlayoutConfig()))
         self._loudspeaker = Loudspeaker(conditions.drift_ppm)
         self._echo = EchoPath(conditions, seed) if conditions.echo_db is not None else None
         self._canceller = EchoCanceller() if self._echo is not None and conditions.cancel else None

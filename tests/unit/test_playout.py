@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from duplex.backlog import BacklogConfig, FrameBacklog
 from duplex.errors import ConfigError
-from duplex.playout import PlayoutBuffer, PlayoutConfig
+from duplex.lateness import Lateness
+from duplex.playout import NETWORK, PlayoutBuffer, PlayoutConfig
 from duplex.stretch import CUT_SAMPLES, MAX_LAG, MIN_LAG, TAPS, Resampler, cut
 from duplex.testing import scripted_speech, tone
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
@@ -81,6 +82,18 @@ def test_jitter_and_stalls_leave_few_gaps_and_no_delay_behind(share, chunk_ms, s
             assert abs(later[0, 1] - later[0, 2]) <= 20
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_that_is_bad_in_both_directions_leaves_few_gaps(seed, monkeypatch):
+    monkeypatch.setattr("duplex.playout.Resampler", Counting)
+    up, _ = network(300, seed)
+    rng = np.random.default_rng(seed + 10)  # each answer goes out when its question has come
+    arrivals = np.maximum.accumulate(up + rng.uniform(20, 80, len(up)) + 200 * (rng.random(len(up)) < 0.02))
+    buffer, log, _ = drive(NETWORK, arrivals, 299)
+    assert buffer.counters.underrun / buffer.counters.played <= 0.005
+    assert buffer.counters.dropped / buffer.counters.played <= 0.001
+    assert log[:, 1].max() <= 501 and log[log[:, 0] > 60_000, 1].mean() < 380  # not the 520 ms of two stalls at once
+
+
 def test_the_delay_goes_back_after_a_stall_when_memory_is_short():
     arrivals = np.arange(0, 20_000, 80.0)
     arrivals[60:63] = arrivals[62]  # nothing for 160 ms, then all at once: less than the cap, so it is lateness
@@ -117,6 +130,31 @@ def test_the_real_resampler_takes_what_the_clocks_differ_by(ppm):
     buffer, log, _ = drive(PlayoutConfig(), np.arange(0, 60_000, 80.0), 59, ppm=ppm, pull_ms=10)
     assert np.abs(log[100:, 1] - 60).max() <= 21 and buffer.counters.underrun == buffer.counters.dropped == 0
     assert buffer.counters.cut < 0.05 * SAMPLE_RATE
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=40), st.sampled_from([0.0, 0.002, 0.1]))
+def test_the_delay_that_would_have_been_enough_is_the_least_one(peaks, share):
+    seen, second = Lateness(60 * SAMPLE_RATE), SAMPLE_RATE
+    for number, peak in enumerate(peaks):
+        seen.remember(number * second, peak)
+    allowed = share * (len(peaks) - 1) * second
+
+    def silence(delay):  # the plain sum
+        return sum(max(peak - delay, 0) for peak in peaks)
+
+    enough = seen.enough(share)
+    assert silence(enough) <= allowed + 1e-3
+    assert enough == 0 or silence(enough - 1) > allowed
+
+
+def test_lateness_is_that_against_the_most_punctual_chunk_and_is_forgotten():
+    seen = Lateness(2 * SAMPLE_RATE)
+    assert [seen.seen(now, offset) for now, offset in ((0, 100), (10, 50), (20, 90))] == [0, 0, 40]
+    assert seen.seen(20 + 11 * SAMPLE_RATE, 90) == 0  # nothing has been as punctual for so long
+    seen.remember(0, 500)
+    assert seen.enough(0) == 500
+    seen.remember(3 * SAMPLE_RATE, 20)
+    assert seen.enough(0) == 20
 
 
 def test_what_exceeds_the_cap_is_dropped_and_reported():
@@ -260,6 +298,14 @@ def test_a_backlog_gives_up_silence_first_then_the_oldest():
     assert backlog.push(frame(5)) == 1 and backlog.dropped_oldest == 1
     assert backlog.push(frame(6), silent=True) == 1 and backlog.dropped_silent == 1
     assert [float(backlog.pop()[0]) for _ in range(5)] == [1, 2, 3, 4, 5] and backlog.pop() is None
+
+
+def test_silence_that_came_in_a_burst_is_kept_where_the_model_is_not_behind():
+    backlog = FrameBacklog()
+    assert backlog.first is None
+    assert [backlog.push(frame(n), silent=True, keep_silence=True) for n in range(5)] == [0] * 5 and backlog.first[0] == 0
+    assert backlog.push(frame(5), silent=True, keep_silence=True) == 1 and backlog.dropped_oldest == 1 and len(backlog) == 5
+    assert backlog.push(frame(6), silent=True) == 1 and backlog.dropped_silent == 1 and backlog.first[0] == 2
 
 
 def test_two_frames_wait_whatever_they_hold_and_a_lasting_backlog_is_overdue():
