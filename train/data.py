@@ -27,14 +27,18 @@ class Source(Protocol):
 
 
 class ShardSource:
-    """Crops of encoded dialogues: every epoch visits each dialogue once, at a random place."""
+    """Crops of encoded dialogues: every epoch visits each dialogue once, at a random place.
 
-    def __init__(self, shards: ShardSet, frames: int, seed: int):
+    ``count``: of the first so many dialogues alone; 0 for all.
+    """
+
+    def __init__(self, shards: ShardSet, frames: int, seed: int, count: int = 0):
         self.shards, self.frames, self.seed = shards, frames, seed
+        self.count = min(count or len(shards), len(shards))
         self.metadata = shards.metadata
 
     def sample(self, position: int) -> Tensor:
-        index = sample_index(self.seed, position, len(self.shards))
+        index = sample_index(self.seed, position, self.count)
         return self.shards.crop(index, self.frames, np.random.default_rng((self.seed, 1, position)))
 
 

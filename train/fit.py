@@ -8,7 +8,7 @@
 
 SHARDS and TEXT hold train/ and test/. With --coded, most training dialogues are composed in token space; with --sound, they are
 augmented and encoded while training. RUN keeps last.ckpt, config.json, ledger.jsonl and logs; python -m train.export makes a
-model folder of it. Starting again with the same RUN resumes exactly. A checkpoint is a pickle: resume only from runs of your own.
+model folder of it. Starting again with the same RUN resumes exactly.
 """
 
 from __future__ import annotations
@@ -16,40 +16,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from duplex.config import LMConfig
-from duplex.errors import CheckpointError, ConfigError
+from duplex.errors import CheckpointError
 from duplex.overlay import load_toml
 from duplex.streams import StreamLayout
-from duplex.text import Tokenizer
 from train import cli
-from train.coded import CodedBank, ComposedSource
-from train.data import DialogueData, MixedSource, ShardSource, Source
+from train.data import DialogueData
 from train.files import replace_file, trained_codec
 from train.keeping import Keeper, Ledger, check_space, resume_point
 from train.listening import embed_as_sounds
 from train.module import DuplexModule
 from train.recipe import FitRecipe
-from train.shards import ShardSet, fingerprint
-from train.stages import SoundSource, StageSource, TextSource
-from train.synthesize import DialogueRecipe
+from train.sources import data_of
 from train.watch import Watcher, watch_items
-
-
-def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:
-    """Raises ConfigError when the shards do not fit the model."""
-    wanted = {"cardinality": config.card, "vocabulary": config.text_card, "codebooks": StreamLayout.from_config(config).n_system}
-    for name, value in wanted.items():
-        if name in metadata and int(metadata[name]) != value:
-            raise ConfigError(f"{source}: the shards have {name} {metadata[name]} but the recipe's model has {value}; "
-                              "change the recipe or prepare the corpus again")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,81 +65,6 @@ def run(args: argparse.Namespace) -> None:
     fit(recipe, data_of(args, recipe), args.out, args.minutes, codec=args.codec)
 
 
-def data_of(args: argparse.Namespace, recipe: FitRecipe) -> DialogueData:
-    """The stage's data, checked to fit the recipe."""
-    s, config, name = recipe.train, recipe.model, str(args.recipe)
-    text = text_test = None
-    if recipe.data.kind == "text" or recipe.data.text_share:
-        if not args.text:
-            raise ConfigError(f"{name}: data.kind or data.text_share asks for text; give its shards with --text")
-        text, text_test = (TextSource(ShardSet(args.text / split), config, s.frames, s.seed) for split in ("train", "test"))
-        check_corpus(config, {"vocabulary": text.metadata["vocabulary"]}, str(args.text))
-    if recipe.data.kind == "text":
-        return DialogueData(text, text_test, s.frames, s.batch, seed=s.seed)
-    if not args.shards:
-        raise ConfigError("--shards SHARDS is needed: its test/ is what the run is validated on")
-    validation = ShardSet(args.shards / "test")
-    source = source_of(args, recipe, validation)
-    check_corpus(config, source.metadata, name)
-    for key in ("codec", "tokenizer"):
-        a, b = source.metadata.get(key), validation.metadata.get(key)
-        if a and b and a != b:
-            raise ConfigError(f"{args.shards}: its test/ was made with another {key} than the training data; prepare one of "
-                              "them again")
-    if text is not None and text.metadata.get("tokenizer") not in (None, source.metadata.get("tokenizer")):
-        raise ConfigError(f"{args.text}: made with another tokenizer than {args.shards}; prepare one of them again")
-    staged = StageSource(source, config, recipe.data, s.seed, s.heard > 0)
-    held = StageSource(_WholeTest(validation, s.frames), config,
-                       dataclasses.replace(recipe.data, swap_share=0.0, text_mask=0.0, text_shift=0.0), s.seed)
-    staged.sample(0), held.sample(0)  # wrong rows are named before anything is built
-    return DialogueData(staged, held, s.frames, s.batch, text=text, text_share=recipe.data.text_share, seed=s.seed,
-                        watched=validation)
-
-
-class _WholeTest:
-    """The first frames of the test dialogues, in order."""
-
-    def __init__(self, shards: ShardSet, frames: int):
-        self.shards, self.frames, self.metadata = shards, frames, shards.metadata
-
-    def sample(self, position: int) -> torch.Tensor:
-        return self.shards.dialogue(position % len(self.shards))[:, : self.frames]
-
-
-def source_of(args: argparse.Namespace, recipe: FitRecipe, validation: ShardSet) -> Source:
-    """Where training samples come from: encoded dialogues, clips composed in token space, or sound."""
-    s = recipe.train
-
-    def shards() -> ShardSource:
-        return ShardSource(ShardSet(args.shards / "train"), s.frames, s.seed)
-
-    def needs(option: str, *others: str) -> None:
-        missing = [f"--{other}" for other in others if not getattr(args, other)]
-        if missing:
-            raise ConfigError(f"--{option} needs {' and '.join(missing)} as well")
-
-    if args.coded:
-        needs("coded", "dialogues", "tokenizer")
-        dialogues, tokenizer = load_toml(DialogueRecipe, args.dialogues), Tokenizer.load(args.tokenizer)
-        source: Source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed, s.heard > 0)
-        if source.metadata["codec"] != validation.metadata["codec"]:
-            raise ConfigError(f"{args.coded}: made with another codec than {args.shards}; encode one of them again")
-        return MixedSource(source, shards(), args.real_share, s.seed) if args.real_share else source
-    if args.sound or recipe.data.augment:
-        if not args.sound:
-            raise ConfigError("data.augment: the user's sound is augmented before the codec; give dialogues with --sound")
-        needs("sound", "codec", "tokenizer")
-        codec = trained_codec(args.codec, StreamLayout.from_config(recipe.model).n_system)
-        if torch.cuda.is_available() and recipe.machine.accelerator != "cpu":
-            codec.mimi.to("cuda")
-        tokenizer = Tokenizer.load(args.tokenizer)
-        made_with = {"codec": fingerprint(args.codec / "mimi.safetensors"), "tokenizer": fingerprint(args.tokenizer),
-                     "cardinality": str(codec.cardinality), "vocabulary": str(tokenizer.vocab_size)}
-        augment = recipe.augment if recipe.data.augment else None
-        return SoundSource(args.sound, codec, tokenizer, s.frames, s.seed, augment, made_with)
-    return shards()
-
-
 def strategy_of(recipe: FitRecipe) -> str | Strategy:
     """Lightning's strategy for the recipe."""
     machine = recipe.machine
@@ -164,16 +76,16 @@ def strategy_of(recipe: FitRecipe) -> str | Strategy:
 
 
 def loggers_of(recipe: FitRecipe, out: Path) -> list[Logger]:
-    """The loggers of the recipe; a resumed run does not overwrite the curves that are there."""
-    kinds, found = recipe.machine.loggers, []
-    if "csv" in kinds:
-        old = out / "logs" / "metrics.csv"
-        if old.exists():
-            old.rename(old.with_name(f"metrics-{sum(1 for _ in old.parent.glob('metrics*.csv'))}.csv"))
-        found.append(CSVLogger(out, "logs", ""))
-    if "tensorboard" in kinds:
-        found.append(TensorBoardLogger(out, "tensorboard", ""))
-    return found
+    """The loggers of the recipe."""
+    made = {"csv": lambda: CSVLogger(out, "logs", ""), "tensorboard": lambda: TensorBoardLogger(out, "tensorboard", "")}
+    return [made[kind]() for kind in recipe.machine.loggers]
+
+
+def keep_curves(out: Path) -> None:
+    """Renames the curves of the run's earlier part: the logger begins a new file."""
+    old = out / "logs" / "metrics.csv"
+    if old.exists():
+        old.rename(old.with_name(f"metrics-{sum(1 for _ in old.parent.glob('metrics*.csv'))}.csv"))
 
 
 def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None = None, steps: int | None = None,
@@ -188,17 +100,17 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, gradient_checkpointing=True))
     L.seed_everything(s.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
+    check_resume(out, recipe)
     module = DuplexModule(recipe.model, s, recipe)
     if codec and not recipe.start.folder and not module.sharded:
         embed_as_sounds(module.model, trained_codec(codec, StreamLayout.from_config(recipe.model).n_system), s.seed)
     counts = [sum(p.numel() for p in ps) for ps in (module.parameters(), filter(lambda p: p.requires_grad, module.parameters()))]
     check_space(out, *counts)
     resume = resume_point(out)
-    check_resume(out, recipe)
     ledger = Ledger(out)
     callbacks: list[L.Callback] = [ledger, Keeper(out, s.keep_every, ledger), TQDMProgressBar(refresh_rate=20)]
     if recipe.watch.every and data.watched is not None:
-        callbacks.insert(0, Watcher(out, recipe.watch, watch_items(data.watched, recipe.model, recipe.watch)))
+        callbacks.insert(1, Watcher(out, recipe.watch, watch_items(data.watched, recipe.model, recipe.watch)))
     trainer = L.Trainer(
         max_steps=min(s.steps, steps or s.steps), max_time={"minutes": minutes} if minutes else None,
         accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes, strategy=strategy_of(recipe),
@@ -209,7 +121,8 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     if trainer.is_global_zero:
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
-    trainer.fit(module, data, ckpt_path=resume, weights_only=False)
+        keep_curves(out)
+    trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
     return module
 
 
@@ -223,8 +136,15 @@ def saved_config(recipe: FitRecipe) -> dict:
 
 
 def check_resume(out: Path, recipe: FitRecipe) -> None:
-    """Raises CheckpointError when the run in ``out`` was made with a model of another shape."""
-    if resume_point(out) is None or not (out / "config.json").exists():
+    """Raises CheckpointError when the checkpoint in ``out`` is cut short, of another form, or of a model of another shape."""
+    last = resume_point(out)
+    if last is not None and last.is_dir() != (recipe.machine.strategy == "fsdp"):
+        kind = "with" if last.is_dir() else "without"
+        raise CheckpointError(f"{out}: holds a run {kind} machine.strategy 'fsdp'; go on as it began, or export it and give the "
+                              "folder with --start")
+    if last is not None and last.is_file() and not zipfile.is_zipfile(last):
+        raise CheckpointError(f"{last}: is cut short or no checkpoint; put a whole one there, or delete it to begin again")
+    if last is None or not (out / "config.json").exists():
         return
     before, now = LMConfig.from_json(out / "config.json").to_dict(), saved_config(recipe)
     for key in sorted(before.keys() | now.keys()):

@@ -7,6 +7,7 @@ A checkpoint is written under another name, forced to the disk and renamed: ``la
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from duplex.errors import CheckpointError, ConfigError
 from train.files import replace_file
+from train.together import mean_of_all
 
 LAST, POINTER, LEDGER = "last.ckpt", "last.txt", "ledger.jsonl"
 _DRAIN = 50  # steps between looks at the losses: each look makes an accelerator wait
@@ -64,24 +67,25 @@ class Keeper(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """One checkpoint of the present step; a loss that is not finite is never saved."""
+        """One checkpoint of the present step; a loss that is not finite is never saved. ConfigError when the disk is full."""
         self.ledger.drain(force=True)
-        step = trainer.global_step
+        step, part = trainer.global_step, self.out / (LAST + ".part")
         try:
             if trainer.strategy.__class__.__name__ == "ModelParallelStrategy":
                 self._save_shares(trainer, step)
             else:
-                part = self.out / (LAST + ".part")
                 trainer.save_checkpoint(part)
                 if trainer.is_global_zero:
                     _to_disk(part)
                     os.replace(part, self.out / LAST)
                 trainer.strategy.barrier()
-        except RuntimeError as error:  # torch's own writer hides the cause of a full disk
-            if "write" not in str(error):
+        except (OSError, RuntimeError, CheckpointException) as error:
+            part.unlink(missing_ok=True)
+            reason = unwritable(error)
+            if reason is None:
                 raise
-            raise ConfigError(f"{self.out}: the checkpoint of step {step} cannot be written; the one before it is whole: "
-                              "free some space and start again") from None
+            raise ConfigError(f"{self.out}: the checkpoint of step {step} cannot be written ({reason}); the one before it is "
+                              "whole: free some space and start again") from None
         self.saved = step
 
     def _save_shares(self, trainer: L.Trainer, step: int) -> None:
@@ -101,6 +105,16 @@ class Keeper(L.Callback):
                     shutil.rmtree(old)
 
 
+def unwritable(error: BaseException) -> str | None:
+    """Why a checkpoint could not be written; None for an error that has another cause than the disk."""
+    if isinstance(error, CheckpointException):  # of several processes, each with its own
+        reasons = [unwritable(failure) for failure, _ in error.failures.values()]
+        return next((reason for reason in reasons if reason), None)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "torch could not write" if "writ" in str(error) else None  # its own writer hides the cause of a full disk
+
+
 def _to_disk(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
@@ -111,7 +125,7 @@ class Ledger(L.Callback):
 
     def __init__(self, out: Path):
         self.path = out / LEDGER
-        self.lines: list[tuple[int, list[Tensor], list[int]]] = []
+        self.lines: list[tuple[int, list[Tensor], list[Tensor]]] = []
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Cuts off what lies behind the checkpoint that the run goes on from."""
@@ -121,17 +135,19 @@ class Ledger(L.Callback):
             replace_file(self.path, lambda part: part.write_text("".join(json.dumps(line) + "\n" for line in kept)))
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: dict, *_: Any) -> None:
-        """Remembers one micro-batch."""
+        """Remembers one micro-batch of all processes. On a CPU a bad loss is seen at once, elsewhere when lines are written."""
         whole = trainer.global_step > self.done  # else gradients were only added up
         step = self.done
         self.done = trainer.global_step if whole else self.done
-        loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean") * trainer.accumulate_grad_batches
-        samples = batch["sample"].tolist()
+        loss = mean_of_all(outputs["loss"].detach()) * trainer.accumulate_grad_batches
+        samples = trainer.strategy.all_gather(batch["sample"])
         if self.lines and self.lines[-1][0] == step:
             self.lines[-1][1].append(loss)
-            self.lines[-1][2].extend(samples)
+            self.lines[-1][2].append(samples)
         else:
-            self.lines.append((step, [loss], samples))
+            self.lines.append((step, [loss], [samples]))
+        if loss.device.type == "cpu":
+            finite(step, float(loss))
         if len(self.lines) > _DRAIN:
             self.drain()
 
@@ -140,11 +156,9 @@ class Ledger(L.Callback):
         ready = self.lines if force else self.lines[:-1]
         texts = []
         for step, losses, samples in ready:
-            loss = float(torch.stack(losses).mean())
-            if loss != loss or abs(loss) == float("inf"):
-                raise FloatingPointError(f"step {step}: the loss is not finite; lower train.lr or train.depth_lr "
-                                         "and start again with the same --out")
-            texts.append(json.dumps({"step": step, "loss": loss, "samples": [min(samples), max(samples)]}) + "\n")
+            loss = finite(step, float(torch.stack(losses).mean()))
+            numbers = [min(int(s.min()) for s in samples), max(int(s.max()) for s in samples)]
+            texts.append(json.dumps({"step": step, "loss": loss, "samples": numbers}) + "\n")
         if self.first and texts:
             with open(self.path, "a") as file:
                 file.writelines(texts)
@@ -152,6 +166,14 @@ class Ledger(L.Callback):
                 if force:
                     os.fsync(file.fileno())
         self.lines = [] if force else self.lines[-1:]
+
+
+def finite(step: int, loss: float) -> float:
+    """``loss``; FloatingPointError when it is no number or infinite."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"step {step}: the loss is not finite; lower train.lr or train.depth_lr "
+                                 "and start again with the same --out")
+    return loss
 
 
 def entries(path: Path) -> list[dict]:

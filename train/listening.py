@@ -6,6 +6,7 @@ Neither changes the model that comes out: the head is dropped at export, and emb
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,16 @@ class Listener(nn.Module):
     def _keep(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
         self.hidden = output
 
-    def loss(self, heard_BT: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of int64 [B, T] (-1: not known) after a forward pass over the same T frames."""
+    def loss(self, heard_BT: Tensor, shared: Callable[[Tensor], Tensor] = lambda total: total) -> Tensor:
+        """Mean cross-entropy in nats of int64 [B, T] (-1: not known) after a forward pass over the same T frames.
+
+        ``shared`` turns this process's weight of tokens into the mean over processes (see `duplex.loss.dialogue_loss`).
+        """
         logits = self.head(self.hidden)
         nll = F.cross_entropy(logits.flatten(0, 1), heard_BT.flatten(), ignore_index=-1, reduction="none")
         weights = torch.where(heard_BT == self.pad, PAD_WEIGHT, 1.0).flatten() * (heard_BT >= 0).flatten()
         self.hidden = None
-        return (nll * weights).sum() / weights.sum().clamp(min=1.0)
+        return (nll * weights).sum() / shared(weights.sum()).clamp(min=1.0)
 
 
 @torch.no_grad()

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 
 _ASIDE = "text_only_"
+SPEECH = "speech_only"
+"""Key of the parameter groups that batches of text alone leave as they are."""
 
 
 class TwoMemoriesAdamW(torch.optim.AdamW):
     """AdamW whose running moments are kept twice: for ordinary batches, and for those of text alone.
 
     Text and speech have gradients of different sizes; one set of moments would scale each by the other's. Set ``text_only``
-    before `step`. A parameter whose gradient is all zero in a text batch (audio tables, the depth transformer) is left alone.
+    before `step`. Groups with the key `SPEECH` (audio tables, the depth transformer) are left alone by a batch of text.
     """
 
     text_only = False
@@ -25,14 +27,15 @@ class TwoMemoriesAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.prepare()
         if not self.text_only:
             super().step()
             return loss
-        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for p in params:
-            if not p.grad.any():
-                p.grad = None
-        params = [p for p in params if p.grad is not None]
+        params = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None if group.get(SPEECH) else p.grad
+                params += [p] if p.grad is not None else []
         speech = {p: {k: v for k, v in self.state[p].items() if not k.startswith(_ASIDE)} for p in params}
         for p in params:
             self.state[p] = {k.removeprefix(_ASIDE): v for k, v in self.state[p].items() if k.startswith(_ASIDE)}
@@ -40,3 +43,17 @@ class TwoMemoriesAdamW(torch.optim.AdamW):
         for p in params:
             self.state[p] = speech[p] | {_ASIDE + k: v for k, v in self.state[p].items()}
         return loss
+
+    def prepare(self) -> None:
+        """Both sets of moments of every parameter, zero at first.
+
+        They are there from the first step on, whichever kind of batch comes first: a distributed checkpoint is read into the
+        entries that an optimiser has after its first step, and entries that came later would be lost without a word.
+        """
+        for group in self.param_groups:
+            device = {"device": group["params"][0].device} if group["fused"] or group["capturable"] else {}
+            for p in group["params"]:
+                for prefix in ("",) if group.get(SPEECH) else ("", _ASIDE):
+                    if prefix + "step" not in self.state[p]:
+                        self.state[p] |= {prefix + "step": torch.zeros((), **device), prefix + "exp_avg": torch.zeros_like(p),
+                                          prefix + "exp_avg_sq": torch.zeros_like(p)}

@@ -79,6 +79,9 @@ class StartSettings:
     train_embeddings: bool = False
     """With adapters: train the embedding tables as well."""
 
+    def __post_init__(self) -> None:
+        _need(self.lora_rank >= 0, f"lora_rank: must not be negative, got {self.lora_rank}")
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -96,10 +99,14 @@ class DataSettings:
     """Pass the user's sound through [augment] and encode it while training (needs sound, not shards)."""
     swap_share: float = 0.0
     """Share of the samples with the voices exchanged; their text, which is the other voice's, is then unknown."""
+    first: int = 0
+    """Train on the first so many dialogues of SHARDS/train alone, and validate on them; 0 for all. What a stage cannot learn by
+    heart it cannot learn at all."""
 
     def __post_init__(self) -> None:
         for name in ("text_share", "text_mask", "swap_share"):
             _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        _need(self.first >= 0, f"first: must not be negative, got {self.first}")
         _need(0 <= self.text_shift <= 10, f"text_shift: must be from 0 to 10 seconds, got {self.text_shift}")
 
 
@@ -120,6 +127,15 @@ class AugmentSettings:
     reverb_seconds: tuple[float, float] = (0.1, 0.5)
     """Time in which the room's reverberation falls by 60 dB; applied with the echo."""
 
+    def __post_init__(self) -> None:
+        for name in ("gain_share", "noise_share", "echo_share"):
+            _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        for name in ("gain_db", "noise_db", "echo_scale", "echo_delay", "reverb_seconds"):
+            low, high = getattr(self, name)
+            _need(low <= high, f"{name}: the first number must not be above the second, got {low} and {high}")
+        for name in ("echo_scale", "echo_delay", "reverb_seconds"):
+            _need(getattr(self, name)[0] >= 0, f"{name}: must not be negative, got {getattr(self, name)[0]}")
+
 
 @dataclass(frozen=True)
 class MachineSettings:
@@ -137,6 +153,10 @@ class MachineSettings:
     """Compile the model's forward pass: minutes at the start, needs a C++ compiler on a CPU."""
     gradient_checkpointing: bool = False
     loggers: tuple[Literal["csv", "tensorboard"], ...] = ("csv",)
+
+    def __post_init__(self) -> None:
+        for name, least in (("devices", 1), ("nodes", 1), ("micro_batch", 0)):
+            _need(getattr(self, name) >= least, f"{name}: must be at least {least}, got {getattr(self, name)}")
 
     @property
     def processes(self) -> int:
@@ -164,6 +184,10 @@ class WatchSettings:
     """Seconds that the model is left to itself."""
     tolerance: float = 0.2
     """A share that falls by more than this below its value at the start is reported as lost."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 0), ("items", 1), ("prompt", 0), ("length", 0.08), ("tolerance", 0)):
+            _need(getattr(self, name) >= least, f"{name}: must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -196,6 +220,9 @@ class FitRecipe:
             raise ConfigError("start.needed: this stage goes on from trained weights; give a model folder with --start")
         if self.start.lora_rank and not self.start.folder:
             raise ConfigError("start.lora_rank: adapters need the weights that they adapt; give a model folder with --start")
+        if self.train.heard and self.machine.strategy == "fsdp":
+            raise ConfigError("train.heard: is for small models, and its head is not sharded; set it to 0 or choose "
+                              "machine.strategy 'ddp'")
         if self.start.folder:
             check_start(self.model, self.start.folder)
         self.machine.accumulate(self.train.batch)

@@ -3,8 +3,8 @@
     python -m train.trust RECIPE.toml … --out FOLDER [--kills 20] [--seed 0]
 
 All options of train.fit but --out and --minutes are passed on. Two runs are made: FOLDER/whole, and FOLDER/killed, which is
-killed with SIGKILL at random moments, half of them while it writes a checkpoint, and started again each time. The exit status
-is 0 when losses, sample numbers and final weights agree to the last bit.
+killed with SIGKILL at random moments, half of them while it writes a checkpoint, some while it starts, and started again each
+time. The exit status is 0 when losses, sample numbers and final weights agree to the last bit.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ import argparse
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
 from duplex.errors import InputError
 from train import cli
+from train.forked import start
 from train.keeping import LAST, LEDGER, entries
 
-
-def start(arguments: list[str], out: Path) -> subprocess.Popen:
-    """train.fit in a process of its own, its output in OUT.log."""
-    with open(out.with_suffix(".log"), "a") as log:
-        return subprocess.Popen([sys.executable, "-m", "train.fit", *arguments, "--out", str(out)], stdout=log, stderr=log)
+TRAINING, SAVING, STARTING = "while training", "inside a save", "while starting"
+MOMENTS = (TRAINING, SAVING, STARTING, SAVING)
+SAVES = 3  # checkpoints at most that a run may finish between two kills
+STARTS = 1.5  # seconds: how long after its beginning a run is killed at most before it trains
 
 
 def last_step(out: Path) -> int:
@@ -37,30 +38,35 @@ def last_step(out: Path) -> int:
     return lines[-1]["step"] + 1 if lines else 0
 
 
-def kill_once(process: subprocess.Popen, out: Path, rng: random.Random, in_save: bool) -> str | None:
-    """Kills the run a random while after it has begun to train, or inside a save; says where; None when it ended first."""
-    part = out / (LAST + ".part")
-    before = os.stat(out / LAST).st_mtime_ns if (out / LAST).exists() else 0
-    wait = rng.uniform(0.0, 2.0)
-    begun = None
-    while process.poll() is None:
-        if in_save:
-            if part.exists():
-                process.send_signal(signal.SIGSTOP)
-                if part.exists():  # it stands still in the middle of a save
-                    break
-                process.send_signal(signal.SIGCONT)
-        else:
-            saved = os.stat(out / LAST).st_mtime_ns if (out / LAST).exists() else 0
-            begun = begun or (time.monotonic() if saved != before else None)
-            if begun and time.monotonic() - begun > wait:
+def stamp(out: Path) -> int:
+    """When the newest checkpoint was written; 0 before the first."""
+    return os.stat(out / LAST).st_mtime_ns if (out / LAST).exists() else 0
+
+
+def kill_once(process: BaseProcess, out: Path, rng: random.Random, moment: str) -> str | None:
+    """Kills the run at a random ``moment`` of the kind; says where it really was, or None when it ended first."""
+    part, pid = out / (LAST + ".part"), process.pid or 0
+    before, saved = stamp(out), [time.monotonic()]  # the beginning, then each checkpoint
+    wanted, share = rng.randint(1, SAVES), rng.random()
+    while process.is_alive():
+        now = stamp(out)
+        if now != before:
+            before, saved = now, [*saved, time.monotonic()]
+        if moment == SAVING and len(saved) >= wanted and part.exists():
+            os.kill(pid, signal.SIGSTOP)
+            if part.exists():  # it stands still in the middle of a save
                 break
-        time.sleep(0.0005 if in_save else 0.02)
-    if process.poll() is not None:
+            os.kill(pid, signal.SIGCONT)
+        if moment == TRAINING and len(saved) > wanted and time.monotonic() - saved[-1] > share * (saved[-1] - saved[-2]):
+            break
+        if moment == STARTING and (time.monotonic() - saved[0] > share * STARTS or len(saved) > 1):
+            break
+        time.sleep(0.0005 if moment == SAVING else 0.005)
+    if not process.is_alive():
         return None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return f"{'inside a save' if in_save and part.exists() else 'while training'}, {last_step(out)} steps on the disk"
+    os.kill(pid, signal.SIGKILL)
+    process.join()
+    return SAVING if part.exists() else STARTING if len(saved) == 1 else TRAINING
 
 
 def difference(a: Path, b: Path) -> str | None:
@@ -75,6 +81,34 @@ def difference(a: Path, b: Path) -> str | None:
     weights = [torch.load(run / LAST, map_location="cpu", weights_only=True)["state_dict"] for run in (a, b)]
     unequal = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
     return f"weights differ: {unequal[0]}" if unequal else None
+
+
+def to_its_end(arguments: list[str], out: Path) -> bool:
+    """Runs train.fit until it ends; whether it went well. Its output is added to OUT.log."""
+    process, = start([*arguments, "--out", str(out)], out.with_suffix(".log"))
+    process.join()
+    return process.exitcode == 0
+
+
+def killed_again_and_again(arguments: list[str], folder: Path, kills: int, seed: int) -> Iterator[str]:
+    """Makes FOLDER/whole and FOLDER/killed; yields where each kill found the run. Fewer than ``kills`` when it ended first."""
+    whole, killed = folder / "whole", folder / "killed"
+    folder.mkdir(parents=True, exist_ok=True)
+    if (killed / LEDGER).exists():
+        raise InputError(f"{killed}: a run is there already; give another --out")
+    if not to_its_end(arguments, whole):
+        raise InputError(f"{whole.with_suffix('.log')}: the undisturbed run failed; see its last line")
+    rng = random.Random(seed)
+    for number in range(kills):
+        process, = start([*arguments, "--out", str(killed)], killed.with_suffix(".log"))
+        where = kill_once(process, killed, rng, MOMENTS[number % len(MOMENTS)])
+        if where is None:
+            if process.exitcode:
+                raise InputError(f"{killed.with_suffix('.log')}: the run could not be resumed; see its last line")
+            break
+        yield where
+    if not to_its_end(arguments, killed):
+        raise InputError(f"{killed.with_suffix('.log')}: the run could not be resumed; see its last line")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,22 +137,14 @@ class _Parsed:
 
 def run(args: argparse.Namespace) -> int:
     """Makes both runs and compares them."""
-    whole, killed = args.out / "whole", args.out / "killed"
-    args.out.mkdir(parents=True, exist_ok=True)
-    if start(args.rest, whole).wait():
-        raise InputError(f"{whole.with_suffix('.log')}: the undisturbed run failed; see its last line")
-    rng, done = random.Random(args.seed), 0
-    for number in range(args.kills):
-        where = kill_once(start(args.rest, killed), killed, rng, in_save=number % 2 == 1)
-        if where is None:
-            break
-        done += 1
-        print(f"kill {done}: {where}", flush=True)
-    if start(args.rest, killed).wait():
-        raise InputError(f"{killed.with_suffix('.log')}: the run could not be resumed; see its last line")
-    found = difference(whole, killed)
+    killed, done = args.out / "killed", 0
+    for done, where in enumerate(killed_again_and_again(args.rest, args.out, args.kills, args.seed), 1):  # noqa: B007
+        print(f"kill {done}: {where}, {last_step(killed)} steps on the disk", flush=True)
+    found = difference(args.out / "whole", killed)
     print(f"{done} kills, {last_step(killed)} steps: " + (found or "losses, samples and weights are equal to the last bit"))
-    return 1 if found else 0
+    if done < args.kills:
+        print("the run ended before the last kill; give it more steps")
+    return 1 if found or done < args.kills else 0
 
 
 if __name__ == "__main__":

@@ -181,7 +181,8 @@ class Watcher(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Cuts back to the step that the run goes on from; looks at the trained weights that it begins with."""
-        self.past = [line for line in entries(self.path) if line["step"] <= trainer.global_step]
+        # All processes must agree on what is looked at, also where only the first one sees this folder.
+        self.past = trainer.strategy.broadcast([line for line in entries(self.path) if line["step"] <= trainer.global_step])
         if trainer.is_global_zero:
             replace_file(self.path, lambda part: part.write_text("".join(json.dumps(line) + "\n" for line in self.past)))
             if not any(item.interruption for item in self.items):

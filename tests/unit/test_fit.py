@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from toy_training import MODEL, TRAIN, corpus, ledger, toy_data
 
 from duplex.checkpoint import load_lm
@@ -17,8 +19,8 @@ from duplex.model.lm import DuplexLM
 from duplex.saving import save_lm
 from train import keeping
 from train.export import trained_model
-from train.fit import fit
-from train.module import DuplexModule
+from train.fit import check_resume, fit
+from train.module import DuplexModule, is_speech
 from train.optimiser import TwoMemoriesAdamW
 from train.recipe import DataSettings, FitRecipe, FitSettings, MachineSettings, StartSettings, WatchSettings
 from train.stages import TextSource
@@ -107,14 +109,16 @@ def test_text_alone_is_mixed_in_and_leaves_the_depth_transformer_be(tmp_path):
     write_shard(tmp_path / "shard-00000.safetensors", [np.arange(200)[None] % 20], {"vocabulary": "20"})
     text = TextSource(ShardSet(tmp_path), MODEL, 40, 0)
     recipe = FitRecipe(MODEL, dataclasses.replace(SETTINGS, steps=2, weight_decay=0.5), data=DataSettings(text_share=1.0))
-    begin = {n: p.clone() for n, p in DuplexModule(MODEL, SETTINGS).named_parameters()}
-    torch.manual_seed(0)
+    torch.manual_seed(SETTINGS.seed)
+    begin = DuplexModule(MODEL, SETTINGS).model
     module = fit(recipe, toy_data(data, text=text, text_share=1.0), tmp_path / "run")
     optimizer = module.trainer.optimizers[0]
-    assert isinstance(optimizer, TwoMemoriesAdamW) and begin
-    state = optimizer.state
-    assert "text_only_exp_avg" in state[module.model.text_emb.weight] and "exp_avg" not in state[module.model.text_emb.weight]
-    assert not state.get(module.model.linears[0].weight)
+    assert isinstance(optimizer, TwoMemoriesAdamW)
+    text, depth = optimizer.state[module.model.text_emb.weight], optimizer.state[module.model.linears[0].weight]
+    assert text["text_only_exp_avg"].any() and not text["exp_avg"].any() and text["text_only_step"] == 2
+    assert not depth["exp_avg"].any() and "text_only_exp_avg" not in depth
+    for (name, a), b in zip(begin.named_parameters(), module.model.parameters(), strict=True):
+        assert torch.equal(a, b) == is_speech(name), name
 
 
 def test_moments_of_text_and_speech_are_kept_apart():
@@ -158,3 +162,34 @@ def test_a_run_of_another_shape_is_not_resumed(tmp_path):
     other = FitRecipe(dataclasses.replace(MODEL, dim=32), SETTINGS)
     with pytest.raises(CheckpointError, match="dim is 16, the recipe's is 32"):
         fit(other, toy_data(data), tmp_path / "run")
+    shared = FitRecipe(MODEL, SETTINGS, machine=MachineSettings(strategy="fsdp"))
+    with pytest.raises(CheckpointError, match="without machine.strategy 'fsdp'"):
+        check_resume(tmp_path / "run", shared)
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="last.ckpt: is cut short"):
+        fit(FitRecipe(MODEL, SETTINGS), toy_data(data), tmp_path / "run")
+
+
+@pytest.mark.parametrize("failure, reason", [
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
+    (RuntimeError("PytorchStreamWriter failed writing file data/3"), "torch could not write"),
+    (CheckpointException("save", {1: (OSError(errno.ENOSPC, "No space left on device"), None)}), "No space left")])
+def test_a_disk_that_is_full_stops_a_save_and_spoils_nothing(tmp_path, failure, reason):
+    class Trainer:
+        global_step, is_global_zero, strategy = 7, True, None
+
+        def save_checkpoint(self, path):
+            path.write_bytes(b"half")
+            raise failure
+
+    (tmp_path / "last.ckpt").write_bytes(b"whole")
+    keeper = keeping.Keeper(tmp_path, 1, keeping.Ledger(tmp_path))
+    with pytest.raises(ConfigError, match=f"step 7 cannot be written \\({reason}.*free some space"):
+        keeper.save(Trainer())
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("last.ckpt", b"whole")]
+
+
+def test_an_error_of_another_kind_is_not_taken_for_a_full_disk(tmp_path):
+    assert keeping.unwritable(RuntimeError("shapes do not fit")) is None
+    assert keeping.unwritable(CheckpointException("save", {0: (KeyError("x"), None)})) is None

@@ -14,9 +14,10 @@ from duplex.model.lm import DuplexLM
 from duplex.overlay import load_toml
 from duplex.saving import save_lm
 from train.data import SampleStream, ShardSource
-from train.fit import check_corpus, main
+from train.fit import main
 from train.recipe import AugmentSettings, DataSettings, FitRecipe
 from train.shards import ShardSet, write_shard
+from train.sources import check_corpus
 from train.stages import StageSource, TextSource, augmented, moved
 
 

@@ -13,10 +13,11 @@ from duplex.errors import ConfigError, InputError
 from train.codec import CodecTrainer, CodecTraining, _kmeans, learning_rate
 from train.codec_data import Batch
 from train.data import DialogueData, ShardSource
-from train.fit import FitRecipe, check_corpus, fit
+from train.fit import FitRecipe, fit
 from train.losses import MelLoss
 from train.module import FitSettings
 from train.shards import ShardSet, sample_index, write_shard
+from train.sources import check_corpus
 
 CODEC = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=3, cardinality=16, num_heads=2, num_layers=1,
                    dim_feedforward=32, context=16, layer_scale=0.1)

@@ -3,16 +3,18 @@
 import numpy as np
 import torch
 
+from duplex.streams import StreamLayout
 from duplex.testing import tiny_lm_config
-from train.module import DuplexModule, FitSettings
+from train.chances import drop_user
+from train.recipe import FitSettings
 
 
 def dropped(**settings) -> tuple[torch.Tensor, torch.Tensor, slice]:
-    module = DuplexModule(tiny_lm_config(), FitSettings(**settings))
-    config = module.model.config
+    config = tiny_lm_config()
+    layout = StreamLayout.from_config(config)
     codes = torch.randint(0, config.card, (200, config.num_rows, 5))
-    out = module.drop_user(codes, [np.random.default_rng(n) for n in range(200)])
-    return codes, out, module.model.layout.user_rows
+    out = drop_user(codes, layout, FitSettings(**settings), [np.random.default_rng(n) for n in range(200)])
+    return codes, out, layout.user_rows
 
 
 def test_acoustic_dropout_leaves_the_semantic_codebook_and_everything_else():
