@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from collections import defaultdict
@@ -33,6 +34,7 @@ from train.corpus.dialogue import Composer, Plan
 from train.corpus.exchange import split_key
 from train.corpus.speakers import HELD_OUT
 from train.corpus.style import gain_range
+from train.corpus.voices import resample_mono
 from train.files import replace_file, trained_codec
 from train.prepare import part_of
 from train.shards import fingerprint
@@ -40,9 +42,10 @@ from train.synthesize import DialogueRecipe
 
 LEVELS_DB = (None, -66.0, -52.0)  # noise in the user's channel; None: digital silence
 GAP = SAMPLE_RATE  # silence between the clips of a stream
-TRAIL = 12  # frames kept after a clip: what silence sounds like to a codec that still remembers speech
+TRAIL = 11  # frames kept after a clip, the next being 12.5 away: what silence sounds like to a codec that still remembers speech
 STREAM = 40 * SAMPLE_RATE
 HEARD_DELAY = 0.48
+SPEEDS = (0.86, 0.92, 1.08, 1.16)
 
 
 def noise(rng: np.random.Generator, level: int, length: int) -> np.ndarray:
@@ -56,10 +59,24 @@ def level_of(speaker: str, turn: int) -> int:
     return (hashlib.sha256(speaker.encode()).digest()[0] + turn) % len(LEVELS_DB)
 
 
-def streams(bank: Bank, seed: int, passes: int = 1) -> list[tuple[str, int, list[Clip]]]:
-    """(role, level, clips) of each stretch of sound that is encoded in one go, in a fixed random order."""
+@dataclass(frozen=True)
+class Job:
+    """A stretch of sound that is encoded in one go: clips of one role, with one level's noise, at one speed."""
+
+    role: str
+    level: int
+    clips: list[Clip]
+    speed: float = 1.0
+
+
+def streams(bank: Bank, seed: int, passes: int = 1, perturb: float = 0.0) -> list[Job]:
+    """What is to be encoded, in a fixed random order.
+
+    ``perturb`` is the share of the user's speakers whose clips are encoded once more at one of `SPEEDS`, as further speakers:
+    speed perturbation (Ko et al., Interspeech 2015), which moves pitch, formants and tempo together.
+    """
     rng = np.random.default_rng(seed)
-    jobs: list[tuple[str, int, list[Clip]]] = []
+    jobs: list[Job] = []
     users = [c for c in bank.clips if c.role == "user" and c.speaker not in HELD_OUT]
     for role, levels in (("system", (0,)), ("user", range(len(LEVELS_DB)))):
         for level in levels:
@@ -67,28 +84,40 @@ def streams(bank: Bank, seed: int, passes: int = 1) -> list[tuple[str, int, list
                 clips = [c for c in bank.clips if c.role == role]
             else:
                 clips = [c for c in users if anybody(c.text) or level in (level_of(c.speaker, n) for n in range(passes))]
-            current: list[Clip] = []
-            filled = 0
-            for i in rng.permutation(len(clips)):
-                current.append(clips[i])
-                filled += clips[i].samples + GAP
-                if filled > STREAM:
-                    jobs.append((role, level, current))
-                    current, filled = [], 0
-            if current:
-                jobs.append((role, level, current))
+            jobs += _filled(rng, role, level, clips)
+    names = sorted({c.speaker for c in users})
+    chosen = rng.permutation(names)[: round(perturb * len(names))]
+    speed_of = {name: SPEEDS[n % len(SPEEDS)] for n, name in enumerate(chosen)}
+    for level, speed in itertools.product(range(len(LEVELS_DB)), SPEEDS) if speed_of else ():
+        clips = [c for c in users if speed_of.get(c.speaker) == speed and level_of(c.speaker, 1) == level
+                 and not anybody(c.text)]
+        jobs += _filled(rng, "user", level, clips, speed)
     order = rng.permutation(len(jobs))
     # The system's few streams first: nothing can be composed without them.
-    return sorted((jobs[i] for i in order), key=lambda job: job[0] != "system")
+    return sorted((jobs[i] for i in order), key=lambda job: job.role != "system")
 
 
-def encode_stream(bank: Bank, codec: MimiCodec, role: str, level: int, clips: list[Clip], seed: tuple) -> tuple[np.ndarray, list]:
+def _filled(rng: np.random.Generator, role: str, level: int, clips: list[Clip], speed: float = 1.0) -> list[Job]:
+    """The clips in random order, cut into stretches of about `STREAM`."""
+    jobs, current, filled = [], [], 0
+    for i in rng.permutation(len(clips)):
+        current.append(clips[i])
+        filled += round(clips[i].samples / speed) + GAP
+        if filled > STREAM:
+            jobs.append(Job(role, level, current, speed))
+            current, filled = [], 0
+    return [*jobs, Job(role, level, current, speed)] if current else jobs
+
+
+def encode_stream(bank: Bank, codec: MimiCodec, job: Job, seed: tuple) -> tuple[np.ndarray, list]:
     """Codes int16 [K, T] of one stream and, per clip, [engine, offset, first frame, frames]."""
     rng = np.random.default_rng(seed)
     parts, places, at = [np.zeros(GAP, np.float32)], [], GAP
-    for clip in clips:
+    for clip in job.clips:
         samples = bank.speech(clip).samples
-        if role == "system":
+        if job.speed != 1:
+            samples = resample_mono(samples, round(SAMPLE_RATE * job.speed), SAMPLE_RATE)
+        if job.role == "system":
             pad = -at % FRAME_SAMPLES
         else:
             gain = 10 ** (rng.uniform(*gain_range(split_key(clip.text)[1])) / 20)
@@ -100,8 +129,21 @@ def encode_stream(bank: Bank, codec: MimiCodec, role: str, level: int, clips: li
         at += pad + len(samples) + GAP
     sound = np.concatenate(parts)
     sound = np.pad(sound, (0, -len(sound) % FRAME_SAMPLES + FRAME_SAMPLES * TRAIL))
-    sound = np.clip(sound + noise(rng, level, len(sound)), -1, 1)
+    sound = np.clip(sound + noise(rng, job.level, len(sound)), -1, 1)
     return codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16), places
+
+
+def write_stream(path: Path, bank: Bank, codec: MimiCodec, job: Job, seed: tuple) -> None:
+    """Encodes one stream into a file of its codes and of what lies where in them."""
+    codes, places = encode_stream(bank, codec, job, seed)
+    # Named apart from the clip itself: at another speed it has other times and another speaker.
+    mark = "" if job.speed == 1 else f"~{job.speed:g}"
+    timing = [[length / job.speed, [[w.text, w.start / job.speed, w.end / job.speed] for w in words]]
+              for length, words in map(bank.timing, job.clips)]
+    labels = json.dumps({"role": job.role, "level": job.level, "timing": timing,
+                         "places": [[engine + mark, *place] for engine, *place in places],
+                         "clips": [[c.text, c.speaker + mark] for c in job.clips]})
+    _save(path, codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="I/N: do every N-th stream only (N commands share the work)")
     parser.add_argument("--passes", type=int, default=1, choices=range(1, len(LEVELS_DB) + 1),
                         help="noise levels at which each user clip is encoded")
+    parser.add_argument("--perturb", type=float, default=0.0, metavar="SHARE",
+                        help="share of the user's speakers who come once more at another speed, as further speakers")
     parser.add_argument("--seed", type=int, default=0)
     cli.add_threads(parser)
     return cli.run(parser, run, argv)
@@ -123,6 +167,8 @@ def run(args: argparse.Namespace) -> None:
     codec = trained_codec(args.codec, args.codebooks)
     bank = Bank(args.bank)
     index, count = part_of(args.part)
+    if not 0 <= args.perturb <= 1:
+        raise InputError(f"--perturb {args.perturb:g}: a share lies between 0 and 1")
     args.out.mkdir(parents=True, exist_ok=True)
     metadata = {"codec": fingerprint(args.codec / "mimi.safetensors"), "codebooks": str(args.codebooks),
                 "cardinality": str(codec.cardinality)}
@@ -132,16 +178,12 @@ def run(args: argparse.Namespace) -> None:
             sound = noise(np.random.default_rng((args.seed, level)), level, STREAM)
             codes = codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16)
             _save(args.out / f"background-{level}.npz", codes=codes)
-    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed, args.passes)) if n % count == index]
+    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed, args.passes, args.perturb)) if n % count == index]
     started = time.monotonic()
-    for done, (number, (role, level, clips)) in enumerate(jobs, 1):
+    for done, (number, job) in enumerate(jobs, 1):
         path = args.out / f"stream-{number:05d}.npz"
         if not path.exists():
-            codes, places = encode_stream(bank, codec, role, level, clips, (args.seed, 1, number))
-            timing = [[length, [[w.text, w.start, w.end] for w in words]] for length, words in map(bank.timing, clips)]
-            labels = json.dumps({"role": role, "level": level, "places": places, "timing": timing,
-                                 "clips": [[c.text, c.speaker] for c in clips]})
-            _save(path, codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
+            write_stream(path, bank, codec, job, (args.seed, 1, number))
         left = (time.monotonic() - started) / done * (len(jobs) - done) / 60
         print(f"\rstream {done}/{len(jobs)}, {left:.1f} min left ", end="", flush=True)
     print()
@@ -239,7 +281,6 @@ class CodedLibrary:
 
     def timing(self, clip: Clip) -> tuple[float, tuple[Word, ...]]:
         return self.bank.timing(clip)
-
 
 
 def heard_row(words: list[Word], frames: int, tokenizer: TextTokenizer) -> np.ndarray:

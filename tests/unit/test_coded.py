@@ -34,7 +34,7 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
     from duplex.codec import MimiCodec, MimiConfig, build_mimi
     from duplex.testing import ByteTokenizer
     from duplex.text import row_to_words
-    from train.coded import LEVELS_DB, CodedBank, ComposedSource, _save, encode_stream, noise, streams
+    from train.coded import LEVELS_DB, CodedBank, ComposedSource, _save, noise, streams, write_stream
 
     torch.manual_seed(0)
     config = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=2, cardinality=16, num_heads=2, num_layers=1,
@@ -45,17 +45,13 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
             torch.nn.init.normal_(module.embedding_sum)
     codec, bank = MimiCodec(mimi, config), Bank(small_bank)
     jobs = streams(bank, 0, passes=3)
-    assert jobs[0][0] == "system" and {level for role, level, _ in jobs if role == "user"} == set(range(len(LEVELS_DB)))
+    assert jobs[0].role == "system" and {job.level for job in jobs if job.role == "user"} == set(range(len(LEVELS_DB)))
     (tmp_path / "meta.json").write_text(json.dumps({"codec": "x", "codebooks": "2", "cardinality": "16"}))
     for level in range(len(LEVELS_DB)):
         sound = torch.from_numpy(noise(np.random.default_rng(level), level, 20 * 1920))[None, None]
         _save(tmp_path / f"background-{level}.npz", codes=codec.encode(sound)[0].numpy().astype(np.int16))
-    for number, (role, level, clips) in enumerate(jobs):
-        codes, places = encode_stream(bank, codec, role, level, clips, (0, 1, number))
-        timing = [[length, [[w.text, w.start, w.end] for w in words]] for length, words in map(bank.timing, clips)]
-        labels = json.dumps({"role": role, "level": level, "places": places, "timing": timing,
-                             "clips": [[c.text, c.speaker] for c in clips]})
-        _save(tmp_path / f"stream-{number:05d}.npz", codes=codes, labels=np.frombuffer(labels.encode(), np.uint8))
+    for number, job in enumerate(jobs):
+        write_stream(tmp_path / f"stream-{number:05d}.npz", bank, codec, job, (0, 1, number))
     coded, tokenizer = CodedBank(tmp_path), ByteTokenizer()
     source = ComposedSource(coded, tokenizer, synthesize.DialogueRecipe(seconds=30.0), frames=375, seed=1)
     sample = source.sample(4)
@@ -68,3 +64,38 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
     assert np.array_equal(codes[1:3, at : at + 4], coded.codes(first.clip)[:, :4])
     spoken = [w.text for w in plan.system_words][:3]
     assert [w.text for w in row_to_words(codes[0], tokenizer)][:3] == spoken
+
+
+def test_perturbed_speakers_are_further_speakers_with_scaled_times(tmp_path, small_bank):
+    from train.coded import SPEEDS, CodedBank, streams, write_stream
+
+    bank = Bank(small_bank)
+    plain, jobs = streams(bank, 0), streams(bank, 0, perturb=1.0)
+    extra = [job for job in jobs if job.speed != 1]
+    assert extra and len(jobs) == len(plain) + len(extra) and all(job.role == "user" and job.speed in SPEEDS for job in extra)
+    assert len({job.speed for job in extra}) == 1  # a bank of one speaker: one person has one speed
+
+    class Copy:
+        """A codec whose code is whether a frame is loud."""
+
+        def encode(self, pcm):
+            return (pcm.reshape(1, 1, -1, 1920).abs().amax(-1) > 0.02).long()
+
+    (tmp_path / "meta.json").write_text("{}")
+    for level in range(3):
+        np.savez(tmp_path / f"background-{level}.npz", codes=np.zeros((1, 40), np.int16))
+    for number, job in enumerate(jobs):
+        write_stream(tmp_path / f"stream-{number:05d}.npz", bank, Copy(), job, (0, 1, number))
+    coded = CodedBank(tmp_path)
+    clips = {(c.text, c.speaker): c for n in range(3) for c in coded.at_level(n).clips if c.role == "user"}
+    checked = 0
+    for (text, speaker), clip in clips.items():
+        name, mark, speed = speaker.partition("~")
+        if mark:
+            length, words = coded.timing(clip)
+            whole, spoken = coded.timing(clips[text, name])
+            assert length == pytest.approx(whole / float(speed)) and len(words) == len(spoken)
+            loud = np.flatnonzero(coded.codes(clip)[0])
+            assert abs((loud[-1] + 1 - loud[0]) * 0.08 - length) < 0.3  # the sound lasts as long as its times say
+            checked += 1
+    assert checked > 3
