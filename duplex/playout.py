@@ -39,7 +39,7 @@ class PlayoutConfig:
     """Kept beyond the delay that would have been enough."""
     memory_seconds: float = 60.0
     """How long a lateness is remembered; 0: the delay does not adapt."""
-    silent_share: float = 0.002
+    silent_share: float = 0.004
     """A delay would have been enough when it left no more than this share of the remembered time silent."""
     max_correction: float = 0.005
     """Greatest change of speed by resampling."""

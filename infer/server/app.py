@@ -34,7 +34,8 @@ _HEADERS = {
 def create_app(service: Service, access: Access | None = None, codec_threads: int = 2) -> Starlette:
     """The application for one service, which it starts and stops."""
     # Read once: a request can only name what is in here, so no path leads anywhere else.
-    files = {path.name: path.read_bytes() for path in sorted(WEB.iterdir()) if path.suffix in _TYPES and path.is_file()}
+    files = {path.name: path.read_bytes() for path in sorted(WEB.iterdir())
+             if path.suffix in _TYPES and path.is_file() and not path.is_symlink()}
     pool = ThreadPoolExecutor(codec_threads, "duplex-opus")
 
     @contextlib.asynccontextmanager

@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from infer.server.loop import Service
 
 _CLOSING_SECONDS = 2.0
 """So long may a peer take for its part of the close; then the connection is cut."""
+
+
+class Requests(H11Protocol):
+    """uvicorn's HTTP connection, with an end to its patience: a peer that never finishes asking would keep it for ever."""
+
+    def __init__(self, *arguments: Any, seconds: float, **options: Any):
+        super().__init__(*arguments, **options)
+        self._seconds = seconds
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The time runs from here, and from each answer on."""
+        super().connection_made(transport)
+        self._arm()
+
+    def on_response_complete(self) -> None:
+        """The next request may begin."""
+        super().on_response_complete()
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is left to wait for."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """From now on the WebSocket's own rules hold."""
+        self._disarm()
+        super().handle_websocket_upgrade(event)
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(self._seconds, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
 
 
 class Connection(WebSocketsSansIOProtocol):
@@ -47,6 +93,7 @@ class Server(uvicorn.Server):
         limits = self.service.limits
         super().__init__(uvicorn.Config(
             app, host, port, log_level="warning", access_log=False, server_header=False, date_header=False,
+            http=functools.partial(Requests, seconds=limits.request_seconds),
             # Twice what a session may send, so that it is told in words which of its messages was too long.
             ws=Connection, ws_max_size=4 * limits.message_bytes, ws_per_message_deflate=False,
             ws_ping_interval=limits.ping_seconds, ws_ping_timeout=limits.ping_seconds, timeout_graceful_shutdown=3,

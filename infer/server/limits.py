@@ -25,6 +25,8 @@ class Limits:
     """Largest message from a client."""
     session_seconds: float = 3600.0
     """Longest conversation."""
+    request_seconds: float = 10.0
+    """So long may a connection take to ask for something; a peer that is silent in the middle of its request is cut off."""
     ping_seconds: float = 4.0
     """Time between WebSocket pings, and about the time that a peer has to answer one: a dead one is gone after twice this."""
 

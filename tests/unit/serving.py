@@ -56,7 +56,7 @@ class Running:
 
 @contextlib.contextmanager
 def serving(limits: Limits | None = None, access: Access | None = None, model=None,
-            drain_seconds: float = 5.0) -> Iterator[Running]:
+            drain_seconds: float = 5.0, certificate: tuple[str, str] | None = None) -> Iterator[Running]:
     limits = limits or Limits(slots=2)
     service = Service(BatchedSessions(model or fake_loaded_model(), limits.slots), limits)
     ready, box = threading.Event(), {}
@@ -65,7 +65,7 @@ def serving(limits: Limits | None = None, access: Access | None = None, model=No
         box["port"] = port
         ready.set()
 
-    server = Server(create_app(service, access), "127.0.0.1", 0, drain_seconds, on_ready=tell)
+    server = Server(create_app(service, access), "127.0.0.1", 0, drain_seconds, certificate, tell)
 
     def run():
         async def main():
