@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from train.shards import ShardSet, sample_index
+from train.order import positions, sample_index
+from train.shards import ShardSet
 
 VALIDATION = 16  # dialogues
 
@@ -68,15 +69,14 @@ class SampleStream(IterableDataset):
         self.accumulate, self.text, self.text_share, self.seed = accumulate, text, text_share, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        step, size = self.first_step, self.batch // (self.world * self.accumulate)
+        step = self.first_step
         while True:
             # All processes agree, so that a step never mixes the two kinds.
             alone = self.text is not None and np.random.default_rng((self.seed, 4, step)).random() < self.text_share
             source = self.text if alone and self.text is not None else self.source
             for micro in range(self.accumulate):
-                first = step * self.batch + (micro * self.world + self.rank) * size
-                positions = range(first, first + size)
-                yield {"codes": torch.stack([source.sample(p) for p in positions]), "sample": torch.tensor(positions),
+                mine = positions(step, self.batch, self.rank, self.world, micro, self.accumulate)
+                yield {"codes": torch.stack([source.sample(p) for p in mine]), "sample": torch.tensor(mine),
                        "text_only": torch.tensor(alone)}
             step += 1
 

@@ -24,9 +24,10 @@ from duplex.units import FRAME_SAMPLES, seconds_to_frames
 from train.corpus.plan import Plan
 from train.corpus.render import channel
 from train.data import ShardSource, Source
+from train.order import sample_index
 from train.prepare import read_words
 from train.recipe import AugmentSettings, DataSettings
-from train.shards import ShardSet, sample_index
+from train.shards import ShardSet
 
 
 class TextSource:

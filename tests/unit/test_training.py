@@ -16,7 +16,8 @@ from train.data import DialogueData, ShardSource
 from train.fit import FitRecipe, fit
 from train.losses import MelLoss
 from train.module import FitSettings
-from train.shards import ShardSet, sample_index, write_shard
+from train.order import sample_index
+from train.shards import ShardSet, write_shard
 from train.sources import check_corpus
 
 CODEC = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=3, cardinality=16, num_heads=2, num_layers=1,
