@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duplex.audio import read_audio, to_mono
-from duplex.checkpoint import load_model
+from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import ConfigError, InputError
 from duplex.fast.backends import BACKENDS
 from duplex.policy import POLICIES, PolicyConfig
@@ -69,10 +69,11 @@ def run(args: argparse.Namespace) -> None:
     print("stopped", flush=True)
 
 
-def server_of(args: argparse.Namespace, metrics: Metrics | None = None, on_ready: Callable[[int], None] | None = None) -> Server:
+def server_of(args: argparse.Namespace, metrics: Metrics | None = None, on_ready: Callable[[int], None] | None = None,
+              model: LoadedModel | None = None) -> Server:
     """The server that the options ask for; each of them is checked before the model is loaded.
 
-    `on_ready` is called with the port in place of the line that tells the user where to go.
+    `on_ready` is called with the port in place of the line that tells the user where to go; `model` stands in for the one named.
     """
     try:
         from infer.server.access import Access, is_loopback
@@ -90,7 +91,7 @@ def server_of(args: argparse.Namespace, metrics: Metrics | None = None, on_ready
     certificate = certificate_of(args)
     check_address(args.host, args.port)
     voice = None if args.prompt_audio is None else to_mono(read_audio(args.prompt_audio))
-    model = load_model(args.model, cli.device_of(args), backend=args.backend)
+    model = model or load_model(args.model, cli.device_of(args), backend=args.backend)
     limits = Limits(slots=args.slots, idle_seconds=args.idle_seconds, session_seconds=args.session_seconds)
     # Between two switches of threads the interpreter lets 5 ms pass: too long for sockets beside a busy model.
     sys.setswitchinterval(0.001)

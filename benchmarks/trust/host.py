@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from duplex.testing import fake_loaded_model
 from infer import cli, serve
 from infer.server.loop import Service
 from infer.server.metrics import Metrics
+from infer.server.rows import BatchedSessions
 
 BIN_MS, BINS = 0.05, 40_000
 
@@ -99,10 +101,32 @@ def state(service: Service, begun: float) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - begun, 2), **{name: times.turn() for name, times in kept.items()},
             **{f"{name}_all": times.all.summary() for name, times in kept.items()},
             "frames": int(metrics.frames._value.get()), "late": int(metrics.late._value.get()), "dropped": dropped,
-            "crashes": int(metrics.crashes._value.get()), "seats": len(service.seats), **memory_kb(),
+            "crashes": int(metrics.crashes._value.get()), "seats": len(service.seats),
+            "waiting": max([seat.waiting for seat in service.seats], default=0), **memory_kb(),
             "descriptors": len(os.listdir("/proc/self/fd")), "tasks": len(asyncio.all_tasks()),
             "threads": threading.active_count(), "cpu_seconds": round(time.process_time(), 2),
             "waited_seconds": waited_seconds(), "load": round(os.getloadavg()[0], 2)}
+
+
+def plant_crash(batch: BatchedSessions, seed: int) -> None:
+    """Makes the handling of conversations with this seed fail with their fifth frame."""
+    start = batch.start
+
+    def starting(slot: int, given: int = 0, *rest: Any) -> None:
+        start(slot, given, *rest)
+        if given == seed:
+            talk = batch._rows[slot].talk
+            say, said = talk.say, []
+
+            def failing(*values: Any) -> Any:
+                said.append(1)
+                if len(said) == 5:
+                    raise RuntimeError("planted: this conversation's handling fails")
+                return say(*values)
+
+            talk.say = failing
+
+    batch.start = starting
 
 
 async def tell(service: Service, every: float) -> None:
@@ -115,6 +139,9 @@ async def tell(service: Service, every: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = serve.parser()
+    parser.add_argument("--random", action="store_true", help="a small random model in place of --model")
+    parser.add_argument("--crash-seed", type=cli.at_least(0), metavar="N",
+                        help="the handling of a conversation with this seed fails with its fifth frame")
     parser.add_argument("--every", type=cli.number(0.05), default=60.0, metavar="S", help="seconds between two lines")
     tasks = []
 
@@ -123,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"port": port, "pid": os.getpid()}), flush=True)
             tasks.append(asyncio.get_running_loop().create_task(tell(server.service, args.every)))
 
-        server = serve.server_of(args, KeepingMetrics(), ready)
+        server = serve.server_of(args, KeepingMetrics(), ready, fake_loaded_model() if args.random else None)
+        if args.crash_seed is not None:
+            plant_crash(server.service.batch, args.crash_seed)
         server.run()
 
     return cli.run(parser, run, argv)

@@ -99,8 +99,12 @@ async def real_time(seconds: float, phase: float = 0.0) -> AsyncIterator[int]:
         yield number
 
 
-async def converse(host: Host, seconds: float, tally: Tally, opus: bool = False, phase: float = 0.0, seed: int = 0) -> None:
-    """One conversation in real time, Ogg/Opus or plain samples. What goes wrong is an entry in the tally."""
+async def converse(host: Host, seconds: float, tally: Tally, opus: bool = False, phase: float = 0.0, seed: int = 0,
+                   arrivals: list[float] | None = None) -> None:
+    """One conversation in real time, Ogg/Opus or plain samples. What goes wrong is an entry in the tally.
+
+    `arrivals` takes when each frame of the system came, in seconds of the monotonic clock.
+    """
     frames, writer = voice(), sphn.OpusStreamWriter(SAMPLE_RATE)
     sent_at: dict[int, float] = {}
     dropped = sent = received = 0
@@ -116,6 +120,8 @@ async def converse(host: Host, seconds: float, tally: Tally, opus: bool = False,
                         continue
                     told = json.loads(message[1:])
                     if told["type"] == "frame":
+                        if arrivals is not None:
+                            arrivals.append(time.monotonic())
                         at = sent_at.pop(told["index"] + told["dropped"], None)
                         if at is not None:
                             tally.trips.add(time.monotonic() - at)

@@ -106,13 +106,13 @@ async def talkers(host: Host, seconds: float, sessions: int, tally: Tally, stay:
 
 
 def measure(sessions: int, seconds: float, *, model: str = "tiny", every: float = 60.0, stay: float = 300.0,
-            path: Path | None = None, seed: int = 0) -> dict:
-    """Runs so many conversations for so long; gives the record."""
+            path: Path | None = None, seed: int = 0, random: bool = False) -> dict:
+    """Runs so many conversations for so long; gives the record. `random`: with a small random model."""
     kept = Record(path, record.stamp("soak", seed) | {"sessions": sessions, "wanted_seconds": seconds, "model": Path(model).name})
     kept.result.pop("notice")
     tally = Tally()
-    with hosting("--slots", str(sessions), "--model", model, "--session-seconds", "86400", every=every,
-                 on_line=kept.line) as host:
+    options = ("--slots", str(sessions), "--model", model, "--session-seconds", "86400", *(["--random"] if random else []))
+    with hosting(*options, every=every, on_line=kept.line) as host:
         async def both() -> None:
             talk = asyncio.create_task(talkers(host, seconds, sessions, tally, stay))
             while not talk.done():

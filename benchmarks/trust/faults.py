@@ -1,0 +1,163 @@
+"""Faults: peers that vanish, do not read, or flood, a failure inside one conversation; what is left, what others notice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.trust import Options, Promise
+from benchmarks.trust.load import Host, Tally, converse, hosting
+from benchmarks.trust.peers import VANISHING, begin, flood, reset, talk_deaf
+from benchmarks.trust.sessions import starved, unless
+
+AREA = "faults"
+SLOTS, CRASH_SEED = 8, 666
+LEAKS = ("seats", "tasks", "descriptors", "threads")
+_HOW = "a real server in a process of its own, a small random model behind it"
+
+
+class Watched:
+    """A server's lines as they come."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict] = []
+        self._news = threading.Condition()
+
+    def take(self, line: dict) -> None:
+        with self._news:
+            self.lines.append(line)
+            self._news.notify_all()
+
+    def wait(self, right: Callable[[dict], bool], seconds: float) -> dict | None:
+        """The next line that is as wanted; None when none comes in time."""
+        ending, seen = time.monotonic() + seconds, len(self.lines)
+        with self._news:
+            while True:
+                for line in self.lines[seen:]:
+                    if right(line):
+                        return line
+                seen = len(self.lines)
+                if not self._news.wait(max(ending - time.monotonic(), 0.001)) and time.monotonic() >= ending:
+                    return None
+
+
+def run(options: Options) -> Iterator[Promise]:
+    """Every fault against one server, beside neighbours that talk in real time."""
+    watched = Watched()
+    with hosting("--random", "--slots", str(SLOTS), "--crash-seed", str(CRASH_SEED), every=0.25, on_line=watched.take) as host:
+        yield from _vanishing(host, watched, 200 if options.short else 1000, options.seed)
+        yield from _deaf(host, watched, 30.0)
+        yield from _flood(host, watched)
+        yield from _crash(host, watched)
+
+
+def _vanishing(host: Host, watched: Watched, count: int, seed: int) -> Iterator[Promise]:
+    """Resets in every stage, then peers that stay connected and silent."""
+    rng = random.Random(seed)
+    reset(begin(host.port, "talking"))  # what is made once is made now
+    before = watched.wait(lambda line: line["seats"] == 0, 30)
+    assert before is not None, "the server does not come to rest"
+    quick, silent = round(0.9 * count), count - round(0.9 * count)
+    for number in range(quick):
+        raw = begin(host.port, VANISHING[number % len(VANISHING)])
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0, 0.02))
+        reset(raw)
+    slowest = 0.0
+    for first in range(0, silent, SLOTS):
+        held = [begin(host.port, VANISHING[number % len(VANISHING)]) for number in range(first, min(first + SLOTS, silent))]
+        begun = time.monotonic()
+        # Nothing is closed here: the server must find out by itself that nobody is there.
+        free = watched.wait(lambda line: line["seats"] == 0 and line["descriptors"] <= before["descriptors"] + 1, 40)
+        slowest = max(slowest, time.monotonic() - begun) if free else 40.0
+        for raw in held:
+            reset(raw)
+    after = watched.wait(lambda line: all(line[name] <= before[name] for name in LEAKS), 30) or watched.lines[-1]
+    told = ", ".join(f"{before[name]} → {after[name]} {name}" for name in LEAKS)
+    yield Promise(AREA, f"{count} abrupt disconnects leak no slot, task, descriptor or thread", "none",
+                  told, all(after[name] <= before[name] for name in LEAKS),
+                  f"{quick} resets in the stages {', '.join(VANISHING)}; {silent} peers that fall silent there; {_HOW}")
+    yield Promise(AREA, "a peer that falls silent, in a request or in a conversation, is gone with its slot and descriptor",
+                  "≤ 20 s", f"{slowest:.1f} s for the slowest of {silent}", slowest <= 20, "connected, never heard of again")
+
+
+def _deaf(host: Host, watched: Watched, seconds: float) -> Iterator[Promise]:
+    """A client that talks and does not read, beside a neighbour; the neighbour alone before and after it."""
+    alone, beside = Tally(), Tally()
+    asyncio.run(converse(host, 10, alone))
+    begun, grown, cut = watched.lines[-1], [0], []
+
+    def deaf() -> None:
+        cut.append(talk_deaf(host.port, seconds, lambda: watched.lines[-1]["seats"] < 2))
+
+    thread = threading.Thread(target=deaf)
+
+    async def both() -> None:
+        thread.start()
+        await converse(host, 15, beside)
+
+    asyncio.run(both())
+    thread.join(seconds + 5)
+    asyncio.run(converse(host, 10, alone))
+    during = [line for line in watched.lines if line["seconds"] > begun["seconds"]]
+    grown = max(line["anon_kb"] for line in during) - begun["anon_kb"]
+    ended = cut[0] if cut else None
+    yield Promise(AREA, "a client that does not read is closed", "≤ 10 s",
+                  "never" if ended is None else f"{ended:.1f} s after it began", ended is not None and ended <= 10,
+                  f"talks in real time into a socket that nobody reads; {_HOW}")
+    yield Promise(AREA, "memory that it costs", "≤ 8 MiB", f"{grown / 1024:.2f} MiB", grown <= 8 * 1024, "growth of RssAnon")
+    more = (beside.trips.at(0.99) or 0) - (alone.trips.at(0.99) or 0)
+    told = f"{more:+.1f} ms ({alone.trips.at(0.99)} ms alone before and after, {beside.trips.at(0.99)} ms beside it)"
+    busy = starved(during)
+    yield unless(busy, Promise(AREA, "what it costs a neighbour, p99 of a frame's round trip", "≤ 5 ms", told, more <= 5,
+                               f"{alone.received + beside.received} frames"))
+    yield unless(busy, Promise(AREA, "frames that it costs a neighbour", "0", f"{beside.deficit} of {beside.sent}; "
+                               f"{alone.deficit} of {alone.sent} without it", beside.deficit == 0, "frames sent less received"))
+
+
+def _flood(host: Host, watched: Watched) -> Iterator[Promise]:
+    """Ten times real time."""
+    before, beside, result = watched.lines[-1], Tally(), []
+    thread = threading.Thread(target=lambda: result.append(flood(host.port, 10.0, 20.0)))
+
+    async def both() -> None:
+        thread.start()
+        await converse(host, 8, beside)
+
+    asyncio.run(both())
+    thread.join(25)
+    watched.wait(lambda line: line["seats"] == 0, 10)
+    lines = [line for line in watched.lines if line["seconds"] > before["seconds"]]
+    deepest, last = max(line["waiting"] for line in lines), lines[-1]
+    sent, lasted = result[0]
+    dropped = sum(last["dropped"].values()) - sum(before["dropped"].values())
+    answered = last["frames"] - before["frames"] - beside.received
+    yield Promise(AREA, "ten times real time: backlog", "≤ 400 ms", f"{80 * deepest} ms ({deepest} frames)", deepest <= 5,
+                  f"looked at every 0.25 s, bounded by `duplex.backlog`; {sent} frames in {lasted:.1f} s, then it was ended")
+    yield Promise(AREA, "ten times real time: what is not answered is counted", "all of it",
+                  f"{dropped} counted as dropped, {answered} answered, of {sent} sent",
+                  dropped > 0 and dropped + answered <= sent and lasted < 19,
+                  "the rest was on its way when the conversation was ended with a reason")
+    yield unless(starved(lines), Promise(AREA, "ten times real time: frames that it costs a neighbour", "0",
+                                         f"{beside.deficit} of {beside.sent}", beside.deficit == 0,
+                                         "frames sent less frames received"))
+
+
+def _crash(host: Host, watched: Watched) -> Iterator[Promise]:
+    """A failure in the handling of one conversation, beside three others."""
+    hurt, others, first = Tally(), Tally(), len(watched.lines)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(converse(host, 6, hurt, seed=CRASH_SEED),
+                             *(converse(host, 6, others, opus=n == 1, seed=n) for n in range(3)))
+
+    asyncio.run(all_of_them())
+    how = f"three neighbours, the failure planted in the fifth frame; {_HOW}"
+    failed = [sum("internal error" in error for error in tally.errors) for tally in (hurt, others)]
+    yield Promise(AREA, "a failure in one conversation's handling ends that one in words and no other", "1 ended",
+                  f"{sum(failed)} ended, told: {hurt.errors[:1]}", failed == [1, 0], how)
+    yield unless(starved(watched.lines[first:]), Promise(AREA, "frames that it costs the others", "0", f"{others.deficit} of "
+                                                         f"{others.sent}", others.deficit == 0, how))
