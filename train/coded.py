@@ -5,8 +5,8 @@
 Encoding whole dialogues spends most of its time on silence and gives each clip few chances to meet another. The codec is
 causal with a short memory, so a clip that is encoded once, between silences, can be laid into a background of encoded
 silence or noise. The user's clips are encoded with gains of their own, every speaker at one of the noise levels (another one
-in each pass); the system's clips clean and frame-aligned. Held-out speakers are left out. Validation stays on encoded sound
-(train.prepare).
+in each pass); the system's clips clean, in their first pass frame-aligned. Held-out speakers are left out. Validation stays
+on encoded sound (train.prepare).
 """
 
 from __future__ import annotations
@@ -67,13 +67,17 @@ class Job:
     level: int
     clips: list[Clip]
     speed: float = 1.0
+    aligned: bool = False
+    """Every clip begins with a frame; otherwise anywhere in one."""
 
 
-def streams(bank: Bank, seed: int, passes: int = 1, perturb: float = 0.0) -> list[Job]:
+def streams(bank: Bank, seed: int, passes: int = 1, perturb: float = 0.0, system_passes: int = 1) -> list[Job]:
     """What is to be encoded, in a fixed random order.
 
     ``perturb`` is the share of the user's speakers whose clips are encoded once more at one of `SPEEDS`, as further speakers:
-    speed perturbation (Ko et al., Interspeech 2015), which moves pitch, formants and tempo together.
+    speed perturbation (Ko et al., Interspeech 2015), which moves pitch, formants and tempo together. The system's clips are
+    encoded ``system_passes`` times, first at the beginning of a frame, then anywhere in one: a clip that always has the
+    same codes is learnt by heart, and the voice then has no sounds for what it never said.
     """
     rng = np.random.default_rng(seed)
     jobs: list[Job] = []
@@ -84,7 +88,9 @@ def streams(bank: Bank, seed: int, passes: int = 1, perturb: float = 0.0) -> lis
                 clips = [c for c in bank.clips if c.role == role]
             else:
                 clips = [c for c in users if anybody(c.text) or level in (level_of(c.speaker, n) for n in range(passes))]
-            jobs += _filled(rng, role, level, clips)
+            jobs += _filled(rng, role, level, clips, aligned=role == "system")
+    for _ in range(system_passes - 1):
+        jobs += _filled(rng, "system", 0, [c for c in bank.clips if c.role == "system"])
     names = sorted({c.speaker for c in users})
     chosen = rng.permutation(names)[: round(perturb * len(names))]
     speed_of = {name: SPEEDS[n % len(SPEEDS)] for n, name in enumerate(chosen)}
@@ -97,16 +103,17 @@ def streams(bank: Bank, seed: int, passes: int = 1, perturb: float = 0.0) -> lis
     return sorted((jobs[i] for i in order), key=lambda job: job.role != "system")
 
 
-def _filled(rng: np.random.Generator, role: str, level: int, clips: list[Clip], speed: float = 1.0) -> list[Job]:
+def _filled(rng: np.random.Generator, role: str, level: int, clips: list[Clip], speed: float = 1.0,
+            aligned: bool = False) -> list[Job]:
     """The clips in random order, cut into stretches of about `STREAM`."""
     jobs, current, filled = [], [], 0
     for i in rng.permutation(len(clips)):
         current.append(clips[i])
         filled += round(clips[i].samples / speed) + GAP
         if filled > STREAM:
-            jobs.append(Job(role, level, current, speed))
+            jobs.append(Job(role, level, current, speed, aligned))
             current, filled = [], 0
-    return [*jobs, Job(role, level, current, speed)] if current else jobs
+    return [*jobs, Job(role, level, current, speed, aligned)] if current else jobs
 
 
 def encode_stream(bank: Bank, codec: MimiCodec, job: Job, seed: tuple) -> tuple[np.ndarray, list]:
@@ -117,11 +124,9 @@ def encode_stream(bank: Bank, codec: MimiCodec, job: Job, seed: tuple) -> tuple[
         samples = bank.speech(clip).samples
         if job.speed != 1:
             samples = resample_mono(samples, round(SAMPLE_RATE * job.speed), SAMPLE_RATE)
-        if job.role == "system":
-            pad = -at % FRAME_SAMPLES
-        else:
-            gain = 10 ** (rng.uniform(*gain_range(split_key(clip.text)[1])) / 20)
-            samples, pad = samples * gain, int(rng.integers(0, FRAME_SAMPLES))
+        if job.role == "user":
+            samples = samples * 10 ** (rng.uniform(*gain_range(split_key(clip.text)[1])) / 20)
+        pad = -at % FRAME_SAMPLES if job.aligned else int(rng.integers(0, FRAME_SAMPLES))
         first = (at + pad) // FRAME_SAMPLES
         frames = -(-(at + pad + len(samples)) // FRAME_SAMPLES) - first + TRAIL
         places.append([clip.engine, clip.offset, first, frames])
@@ -155,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="0/1", help="I/N: do every N-th stream only (N commands share the work)")
     parser.add_argument("--passes", type=int, default=1, choices=range(1, len(LEVELS_DB) + 1),
                         help="noise levels at which each user clip is encoded")
+    parser.add_argument("--system-passes", type=int, default=1, choices=range(1, 10), metavar="N",
+                        help="how often each clip of the system is encoded, each time at another place in its frame")
     parser.add_argument("--perturb", type=float, default=0.0, metavar="SHARE",
                         help="share of the user's speakers who come once more at another speed, as further speakers")
     parser.add_argument("--seed", type=int, default=0)
@@ -178,7 +185,8 @@ def run(args: argparse.Namespace) -> None:
             sound = noise(np.random.default_rng((args.seed, level)), level, STREAM)
             codes = codec.encode(torch.from_numpy(sound)[None, None])[0].numpy().astype(np.int16)
             _save(args.out / f"background-{level}.npz", codes=codes)
-    jobs = [(n, job) for n, job in enumerate(streams(bank, args.seed, args.passes, args.perturb)) if n % count == index]
+    every = streams(bank, args.seed, args.passes, args.perturb, args.system_passes)
+    jobs = [(n, job) for n, job in enumerate(every) if n % count == index]
     started = time.monotonic()
     for done, (number, job) in enumerate(jobs, 1):
         path = args.out / f"stream-{number:05d}.npz"
