@@ -122,7 +122,11 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
         keep_curves(out)
-    trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
+    except BaseException:
+        print(flush=True)  # ends the line of the progress bar: what is wrong gets one of its own
+        raise
     return module
 
 

@@ -112,7 +112,8 @@ def unwritable(error: BaseException) -> str | None:
         return next((reason for reason in reasons if reason), None)
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return "torch could not write" if "writ" in str(error) else None  # its own writer hides the cause of a full disk
+    hidden = any(sign in str(error) for sign in ("PytorchStreamWriter", "inline_container"))  # torch's writer hides the cause
+    return "torch could not write" if hidden else None
 
 
 def _to_disk(path: Path) -> None:
@@ -124,7 +125,7 @@ class Ledger(L.Callback):
     """Writes the loss and the first and last sample of every optimiser step; stops the run at a loss that is not finite."""
 
     def __init__(self, out: Path):
-        self.path = out / LEDGER
+        self.path, self.first, self.done = out / LEDGER, False, 0
         self.lines: list[tuple[int, list[Tensor], list[Tensor]]] = []
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
