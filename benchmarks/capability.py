@@ -10,6 +10,7 @@ its sound; what is played and not spoken (beeps, a scale) is read from the sound
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections import Counter
@@ -22,10 +23,11 @@ import numpy as np
 from benchmarks import latency, record, tasks
 from benchmarks.clips import Clips
 from benchmarks.items import Item, Scene, answers, core, instance, listening, scene
+from benchmarks.kept import Kept, fingerprint
 from benchmarks.recogniser import Recogniser
 from benchmarks.scoring import Score, score, values
 from benchmarks.statistics import Estimate, mean
-from benchmarks.systems import Control, ModelSystem, Response, controls
+from benchmarks.systems import Control, ModelSystem, Response, System, controls
 from duplex.checkpoint import load_model
 from duplex.errors import InputError
 from duplex.metrics.behaviour import said
@@ -73,8 +75,11 @@ def run(args: argparse.Namespace) -> None:
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
     clock, model, clips = record.Clock(), load_model(args.model, backend="auto"), Clips(args.clips_folder)
-    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
+    ears = None if args.no_recogniser else Recogniser.named(args.whisper)
+    recogniser = functools.cache(lambda: None if args.no_recogniser else Recogniser(args.whisper, args.threads))
     systems = [ModelSystem(model, "model", seed=args.seed), *controls(clips)]
+    kept = Kept(args.keep, model=fingerprint(model.folder) if args.keep else "", backend=model.backend, seed=args.seed,
+                items=args.items, ears=ears, voices=clips.versions)
     rows, counts = [], {}
     for function in FUNCTIONS:
         if function.name in args.skip:
@@ -89,25 +94,32 @@ def run(args: argparse.Namespace) -> None:
             rows.append({"name": function.name, "what": f"{function.what} (p99 {measured['p99_ms']:.1f} ms)", "supported": True,
                          "unit": "%", "systems": {"model": {"own text": Estimate(share, None, None, 200).to_dict()}}})
             continue
-        items = probes(function, clips, args.items, args.seed)
-        found: dict[str, dict] = {}
-        for system in systems:
-            responses = [r for group in items for r in system.respond(group)]
-            flat = [item for group in items for item in group]
-            found[system.name] = {how: estimate.to_dict() for how, estimate in judge(
-                function, flat, responses, recogniser if not isinstance(system, Control) else None).items()}
-            if system.name == "model":
-                left_out = [r.error for r in responses if r.error]
-                counts[function.name] = {"items": len(flat), "excluded": left_out}
-        rows.append({"name": function.name, "what": function.what, "supported": True, "unit": "%", "systems": found,
-                     "chance": chance(flat) if function.scenarios else None})
+        part = kept.get(f"capability {function.name}",
+                        lambda function=function: _probed(function, systems, clips, args, recogniser()))
+        counts[function.name] = part["counts"]
+        rows.append({"name": function.name, "what": function.what, "supported": True, "unit": "%", **part["row"]})
         clock.done(function.name)
     result = record.stamp("capability", args.seed, model=Path(args.model).name, items=args.items, engines=clips.versions,
-                          recogniser=recogniser.name if recogniser else None, rows=rows, tasks=counts, seconds=clock.spent)
+                          recogniser=ears, rows=rows, tasks=counts, kept=kept.measured, seconds=clock.spent)
     print(table(result))
     record.write(args.json, result)
     record.refuse_excluded(counts)
     print(json.dumps(result))
+
+
+def _probed(function: Function, systems: Sequence[System], clips: Clips, args: argparse.Namespace,
+            recogniser: Recogniser | None) -> dict:
+    """Puts the probes of a function to all systems: the row's scores, and how many items of the model were left out."""
+    items = probes(function, clips, args.items, args.seed)
+    flat = [item for group in items for item in group]
+    found: dict[str, dict] = {}
+    for system in systems:
+        responses = [r for group in items for r in system.respond(group)]
+        ear = None if isinstance(system, Control) else recogniser
+        found[system.name] = {how: value.to_dict() for how, value in judge(function, flat, responses, ear).items()}
+        if system.name == "model":
+            left_out = {"items": len(flat), "excluded": [r.error for r in responses if r.error]}
+    return {"row": {"systems": found, "chance": chance(flat) if function.scenarios else None}, "counts": left_out}
 
 
 def _missing(function: Function, clips: Clips) -> str:

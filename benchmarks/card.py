@@ -9,12 +9,14 @@ interval over items. Prints the table as Markdown; the last line of the output i
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,9 +24,10 @@ import numpy as np
 import torch
 
 from benchmarks import codec as codec_bench
-from benchmarks import latency, record, tasks
+from benchmarks import errors, latency, record, tasks
 from benchmarks.clips import Clips
 from benchmarks.items import Item
+from benchmarks.kept import Kept, fingerprint
 from benchmarks.recogniser import Recogniser
 from benchmarks.rollout import decode_all
 from benchmarks.scoring import Score, excluded, score, values
@@ -35,7 +38,8 @@ from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
 from duplex.fast.backends import BACKENDS
 from duplex.metrics.behaviour import onsets
-from duplex.metrics.words import errors, plain, spoken_words
+from duplex.metrics.words import errors as word_errors
+from duplex.metrics.words import plain, spoken_words
 from duplex.vad import activity
 from infer import cli
 
@@ -95,53 +99,80 @@ def run(args: argparse.Namespace) -> None:
     """Measures all rows and prints the card."""
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
-    clock, model, clips = record.Clock(), load_model(args.model, backend=args.backend), Clips(args.clips_folder)
-    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
-    counts = {task: max(1, args.items // 2) if task.endswith("recall") else args.items for task in CONVERSATIONS}
+    model = load_model(args.model, backend=args.backend)
+    kept = Kept(args.keep, model=fingerprint(model.folder) if args.keep else "", backend=model.backend, seed=args.seed)
+    bench = _Bench(args, model)
     chosen = [task for task in CONVERSATIONS if task not in args.skip]
-    made = {task: tasks.make(clips, task, counts[task], args.seed) for task in chosen}
-    clock.done(f"{sum(map(len, made.values()))} items made")
-    systems = {"model": _Pool(args, model), **{control.name: control for control in controls(clips)}}
-    scored: dict[str, Scores] = {name: {} for name in systems}
-    responses: dict[str, list[Response]] = {}
-    for task, items in made.items():
-        for name, system in systems.items():
-            given = system.respond(items)
-            scored[name][task] = [score(item, response) for item, response in zip(items, given, strict=True)]
-            if name == "model":
-                responses[task] = given
-                clock.done(task)
+    parts = {task: kept.get(f"card {task}", partial(bench.conversations, task), items=args.items, ears=bench.ears,
+                            voices=bench.clips.versions) for task in chosen}
     if "silence" not in args.skip:
-        rooms = tasks.rooms(args.silence_seconds, args.seed)
-        scored["model"]["silence"] = silence(model, rooms, args.items, args.seed)
-        for control in systems.values():
-            if control.name != "model":
-                scored[control.name]["silence"] = [_unasked(control.respond([_room(room)])[0]) for room in rooms]
-        clock.done(f"{args.items} runs of {args.silence_seconds:.0f} s of silence")
+        parts["silence"] = kept.get("card silence", bench.silence, items=args.items, seconds=args.silence_seconds)
+    scored = {name: {task: part["scores"][name] for task, part in parts.items()} for name in bench.systems}
     rows = [_row(row, {name: row.estimate(s).to_dict() for name, s in scored.items()}) for row in ROWS
-            if all(task in scored["model"] for task in row.tasks)]
-    if recogniser is not None and "turn" in made:
-        rows.insert(1, _row(SPOKEN, {"model": spoken_against_text(responses["turn"], recogniser).to_dict()}))
-        clock.done("recogniser on the answers")
+            if all(task in parts for task in row.tasks)]
+    if parts.get("turn", {}).get("spoken"):
+        rows.insert(1, _row(SPOKEN, {"model": parts["turn"]["spoken"]}))
     if "codec" not in args.skip:
-        measured = codec_bench.scores(model.codec, codec_bench.lines(clips, args.items, args.seed, "system"), recogniser)
+        measured = kept.get("codec system", partial(bench.codec, "system"), clips=args.items, ears=bench.ears,
+                            voices=bench.clips.versions)
         rows.insert(0, _row(CODEC_STOI, {"model": measured["stoi"]}))
-        if recogniser is not None:
+        if "wer_points" in measured:
             rows.insert(0, _row(CODEC_WER, {"model": measured["wer_points"]}))
-        clock.done("codec")
+        bench.clock.done("codec")
     if "latency" not in args.skip:
-        rows.append(_row(FRAME, {"model": frame_latency(model)}))
-        clock.done("latency")
+        rows.append(_row(FRAME, {"model": kept.get("card latency", lambda: frame_latency(model))}))
+        bench.clock.done("latency")
+    found = {task: part["details"] for task, part in parts.items() if "details" in part}
+    silent = scored["model"].get("silence", [])
     out = {task: {"items": len(s), "excluded": excluded(s)} for task, s in scored["model"].items()}
     result = record.stamp("card", args.seed, model=_name(args.model), backend=model.backend,
-                          sampling=asdict(model.sampling), items=args.items,
-                          engines=clips.versions, recogniser=recogniser.name if recogniser else None, seconds=clock.spent,
-                          rows=rows, tasks=out, scenarios=by_scenario(made, scored["model"]),
-                          details=details(made, scored["model"]))
+                          sampling=asdict(model.sampling), items=args.items, engines=bench.clips.versions,
+                          recogniser=bench.ears, seconds=bench.clock.spent, kept=kept.measured, rows=rows, tasks=out,
+                          scenarios=by_scenario(found), errors=errors.analysis(found, silent), details=found)
     print(table(result), flush=True)
     record.write(args.json, result)
     record.refuse_excluded(out)
     print(json.dumps({key: value for key, value in result.items() if key != "details"}))
+
+
+class _Bench:
+    """What the parts of a card are measured with; items and the recogniser are made when the first part wants them."""
+
+    def __init__(self, args: argparse.Namespace, model: LoadedModel):
+        self.args, self.model, self.clock, self.clips = args, model, record.Clock(), Clips(args.clips_folder)
+        self.systems = {"model": _Pool(args, model), **{control.name: control for control in controls(self.clips)}}
+        self.ears = None if args.no_recogniser else Recogniser.named(args.whisper)
+
+    @functools.cached_property
+    def recogniser(self) -> Recogniser | None:
+        return None if self.args.no_recogniser else Recogniser(self.args.whisper, self.args.threads)
+
+    def conversations(self, task: str) -> dict:
+        """Scores of all systems, details of the model's items and, of questions, how well its answers are understood."""
+        count = max(1, self.args.items // 2) if task.endswith("recall") else self.args.items
+        items = tasks.make(self.clips, task, count, self.args.seed)
+        responses = {name: system.respond(items) for name, system in self.systems.items()}
+        scores = {name: [score(item, response) for item, response in zip(items, given, strict=True)]
+                  for name, given in responses.items()}
+        part = {"scores": scores, "details": details(items, scores["model"])}
+        if task == "turn" and self.recogniser is not None:
+            part["spoken"] = spoken_against_text(responses["model"], self.recogniser).to_dict()
+        self.clock.done(f"{count} items: {task}")
+        return part
+
+    def silence(self) -> dict:
+        """Scores of all systems in rooms where nobody speaks."""
+        rooms = tasks.rooms(self.args.silence_seconds, self.args.seed)
+        found = {name: [_unasked(system.respond([_room(room)])[0]) for room in rooms]
+                 for name, system in self.systems.items() if name != "model"}
+        found["model"] = silence(self.model, rooms, self.args.items, self.args.seed)
+        self.clock.done(f"{self.args.items} runs of {self.args.silence_seconds:.0f} s of silence")
+        return {"scores": found}
+
+    def codec(self, who: str) -> dict:
+        """What the codec keeps of the lines of a voice."""
+        return codec_bench.scores(self.model.codec, codec_bench.lines(self.clips, self.args.items, self.args.seed, who),
+                                  self.recogniser)
 
 
 class _Pool:
@@ -183,7 +214,7 @@ def silence(model: LoadedModel, rooms: Sequence[np.ndarray], runs: int, seed: in
         quiet = list({id(run): run for run in runs_here if run.spoke_at is None}.values())  # without a word: is there a sound?
         sounds = decode_all(model, [run.codes for run in quiet], model.config.max_delay)
         heard = {id(run): bool(onsets(activity(sound))) for run, sound in zip(quiet, sounds, strict=True)}
-        found += [{"spoke": heard.get(id(run), True)} for run in runs_here]
+        found += [{"spoke": heard.get(id(run), True), "words": run.spoke_at is not None, "room": number} for run in runs_here]
     return found
 
 
@@ -200,7 +231,7 @@ def spoken_against_text(responses: Sequence[Response], recogniser: Recogniser) -
     chosen = [r for r in responses if not r.error and any(plain(w.text) for w in r.words)]
     references = [spoken_words(" ".join(w.text for w in r.words)) for r in chosen]
     heard = [spoken_words(text) for text in recogniser.transcribe([r.pcm for r in chosen])]
-    return ratio([errors(a, b) for a, b in zip(references, heard, strict=True)], [len(words) for words in references])
+    return ratio([word_errors(a, b) for a, b in zip(references, heard, strict=True)], [len(words) for words in references])
 
 
 def frame_latency(model: LoadedModel) -> dict:
@@ -220,20 +251,20 @@ def _row(row: Row, systems: dict[str, dict]) -> dict:
             "systems": systems, "met": row.met(model["value"]) if model["n"] else None}
 
 
-def by_scenario(made: dict[str, list[Item]], scores: Scores) -> dict[str, dict]:
-    """{scenario: share of right answers} of the questions, for an analysis of errors."""
-    found: dict[str, list[bool]] = {}
-    for item, given in zip(made.get("turn", ()), scores.get("turn", ()), strict=True):
-        if given.get("right") is not None:
-            found.setdefault(item.scenario, []).append(bool(given["right"]))
-    return {name: mean(rights).to_dict() for name, rights in sorted(found.items())}
+def by_scenario(found: dict[str, list[dict]]) -> dict[str, dict]:
+    """{scenario: share of right answers} of the questions."""
+    rights: dict[str, list[bool]] = {}
+    for one in found.get("turn", ()):
+        if one.get("right") is not None:
+            rights.setdefault(one["scenario"], []).append(bool(one["right"]))
+    return {name: mean(values).to_dict() for name, values in sorted(rights.items())}
 
 
-def details(made: dict[str, list[Item]], scores: Scores) -> dict[str, list[dict]]:
+def details(items: Sequence[Item], scores: Sequence[Score]) -> list[dict]:
     """Every item with what was expected and what came."""
-    return {task: [{"item": item.name, "scenario": item.scenario, "speaker": item.speaker, "asked": item.asked,
-                    "expected": item.expected[0] if item.expected else None, **_finite(given)}
-                   for item, given in zip(items, scores[task], strict=True)] for task, items in made.items()}
+    return [{"item": item.name, "scenario": item.scenario, "speaker": item.speaker, "asked": item.asked,
+             "expected": list(item.expected[:3]), "marks": {k: [round(t, 2) for t in span] for k, span in item.marks.items()},
+             **_finite(given)} for item, given in zip(items, scores, strict=True)]
 
 
 def _finite(given: Score) -> Score:

@@ -33,9 +33,9 @@ TIMED = ("hibari",)  # engines that tell the times of words
 
 
 class Clips:
-    """Speaks lines as held-out users and as the system. ``speakers`` are those that can speak here."""
+    """Speaks lines as users and as the system. ``speakers`` are those of a split that can speak here, held out by default."""
 
-    def __init__(self, folder: str | Path, engines: Sequence[str] = tuple(ENGINES)):
+    def __init__(self, folder: str | Path, engines: Sequence[str] = tuple(ENGINES), split: str = "test"):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._engines: dict[str, Engine] = {"sounds": SoundEngine()}
@@ -47,7 +47,7 @@ class Clips:
                 self.missing[name] = str(missing)
         if len(self._engines) == 1:
             raise InputError("no speech engine is here to speak the items; " + "; ".join(self.missing.values()))
-        self.speakers = [s for s in of_split("test") if s.engine in self._engines]
+        self.speakers = [s for s in of_split(split) if s.engine in self._engines]
         self._held: dict[str, Utterance] = {}
 
     @property

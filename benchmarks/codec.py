@@ -10,6 +10,7 @@ reconstructions; the difference of its word error rates is the codec's. The last
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -23,6 +24,7 @@ import torchaudio.functional
 from benchmarks import record
 from benchmarks.clips import Clips
 from benchmarks.items import core, draw
+from benchmarks.kept import Kept, fingerprint
 from benchmarks.recogniser import Recogniser
 from benchmarks.statistics import Estimate, mean, ratio
 from duplex.checkpoint import load_model
@@ -126,25 +128,32 @@ def word_errors(texts: Sequence[str], originals: Sequence[str], reconstructions:
     return {"wer_original": ratio(before, counts), "wer": ratio(after, counts), "wer_points": more}
 
 
-def open_codec(args: argparse.Namespace) -> Codec:
-    """The codec of a model, or of a folder with mimi.safetensors and mimi.json."""
+def open_codec(args: argparse.Namespace) -> tuple[Codec, Path, str]:
+    """The codec of a model, or of a folder with mimi.safetensors and mimi.json; with its folder and backend."""
     if args.codec is None:
-        return load_model(args.model, backend="auto").codec
+        model = load_model(args.model, backend="auto")
+        return model.codec, model.folder, model.backend
     folder = Path(args.codec)
     if not (folder / "mimi.json").is_file():
         raise InputError(f"{folder}: no mimi.json; give a folder with mimi.safetensors and mimi.json, or a model with --model")
-    return trained_codec(folder, args.codebooks)
+    return trained_codec(folder, args.codebooks), folder, f"naive, {args.codebooks} codebooks"
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints a table."""
-    codec = open_codec(args)
-    clips = Clips(args.clips_folder)
-    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
-    result = record.stamp("codec", args.seed, model=str(args.codec or args.model), engines=clips.versions) | {"voices": {}}
+    codec, folder, backend = open_codec(args)
+    clips, clock, ears = Clips(args.clips_folder), record.Clock(), None if args.no_recogniser else Recogniser.named(args.whisper)
+    recogniser = functools.cache(lambda: None if args.no_recogniser else Recogniser(args.whisper, args.threads))
+    kept = Kept(args.keep, model=fingerprint(folder) if args.keep else "", backend=backend, seed=args.seed)
+    voices = {}  # names and keys of the parts are those of the card, which has a row of the first
     for who in ("system", "users"):
-        print(f"{who}: {args.clips} clips", file=sys.stderr, flush=True)
-        result["voices"][who] = scores(codec, lines(clips, args.clips, args.seed, who), recogniser)
+        def measure(who: str = who) -> dict:
+            return scores(codec, lines(clips, args.clips, args.seed, who), recogniser())
+
+        voices[who] = kept.get(f"codec {who}", measure, clips=args.clips, ears=ears, voices=clips.versions)
+        clock.done(f"{args.clips} clips: {who}")
+    result = record.stamp("codec", args.seed, model=str(args.codec or args.model), engines=clips.versions, recogniser=ears,
+                          kept=kept.measured, seconds=clock.spent, voices=voices)
     print(table(result))
     record.write(args.json, result)
     print(json.dumps(result))

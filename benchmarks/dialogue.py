@@ -12,9 +12,12 @@ Items and outputs are written in that benchmark's folders. The last line of the 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from benchmarks import folders, record, segments, tasks
 from benchmarks.clips import Clips
 from benchmarks.folders import FolderSystem
 from benchmarks.items import Item, scene
+from benchmarks.kept import Kept, fingerprint
 from benchmarks.protocol import latencies, public_scores
 from benchmarks.recogniser import Recogniser
 from benchmarks.scoring import Score, excluded, score, values
@@ -30,7 +34,7 @@ from benchmarks.selftalk import self_talk
 from benchmarks.selftalk import table as self_table
 from benchmarks.statistics import mean, median
 from benchmarks.systems import Control, ModelSystem, Response, System, controls
-from duplex.checkpoint import load_model
+from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
 from duplex.text import Word
 from infer import cli
@@ -70,26 +74,29 @@ def run(args: argparse.Namespace) -> None:
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
     clock, clips = record.Clock(), Clips(args.clips_folder)
-    items = {task: tasks.make(clips, task, args.items, args.seed) for task in args.tasks}
-    clock.done(f"{sum(map(len, items.values()))} items made")
+    items = {task: functools.cache(partial(tasks.make, clips, task, args.items, args.seed)) for task in args.tasks}
     if args.write_items:
-        for task, chosen in items.items():
-            _write(Path(args.write_items), task, chosen)
+        for task, made in items.items():
+            _write(Path(args.write_items), task, made())
         print(f"wrote {args.write_items}: put output.wav (and output.json) beside each input.wav, then score it with "
               f"--system folder:{Path(args.write_items).name} --items {args.items} --seed {args.seed}")
         return
-    recogniser = None if args.no_recogniser else Recogniser(args.whisper, args.threads)
+    ears = None if args.no_recogniser else Recogniser.named(args.whisper)
+    bench = _Bench(args, items, functools.cache(lambda: Recogniser(args.whisper, args.threads)) if ears else None, clock)
     systems = [open_system(source, args) for source in args.system] + list(controls(clips))
-    found = {system.name: measure(system, items, recogniser, Path(args.out) if args.out else None, clock) for system in systems}
+    kept = Kept(args.keep, seed=args.seed, items=args.items, ears=ears, voices=clips.versions, segments=segments.name())
+    found = {system.name: bench.measure(system, kept) for system in systems}
     selftalk = []
     model = next((system.model for system in systems if isinstance(system, ModelSystem)), None)
     if model is not None and args.dialogues:
-        opening = _greeting(clips, args.seed)
-        selftalk = [self_talk(model, opening, t, args.dialogues, args.self_seconds, args.seed) for t in TEMPERATURES]
+        def talk(temperature: float) -> dict:
+            return self_talk(model, _greeting(clips, args.seed), temperature, args.dialogues, args.self_seconds, args.seed)
+
+        selftalk = [kept.get(f"dialogue self {t}", partial(talk, t), dialogues=args.dialogues, seconds=args.self_seconds,
+                             **bench.identity(model)) for t in TEMPERATURES]
         clock.done("self-dialogue")
     result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),
-                          recogniser=recogniser.name if recogniser else None, systems=found, selftalk=selftalk,
-                          seconds=clock.spent)
+                          recogniser=ears, systems=found, selftalk=selftalk, kept=kept.measured, seconds=clock.spent)
     print("\n\n".join(f"{title}\n\n{text}" for title, text in tables(result)))
     record.write(args.json, result)
     for name, scores in found.items():
@@ -109,27 +116,63 @@ def open_system(source: str, args: argparse.Namespace) -> System:
     return ModelSystem(load_model(source, backend="auto"), name, seed=args.seed)
 
 
-def measure(system: System, items: dict[str, list[Item]], recogniser: Recogniser | None, out: Path | None,
-            clock: record.Clock) -> dict:
-    """All scores of one system: Estimates by "task.measure", and per task the items that were left out."""
-    found: dict[str, dict] = {"exact": {}, "corrected": {}, "behaviour": {}, "tasks": {}}
-    for task, chosen in items.items():
+@dataclass(frozen=True)
+class _Bench:
+    """What all systems are put to."""
+
+    args: argparse.Namespace
+    items: dict[str, Callable[[], list[Item]]]
+    recogniser: Callable[[], Recogniser] | None
+    clock: record.Clock
+
+    def identity(self, model: LoadedModel) -> dict[str, str]:
+        """What the numbers of a model depend on."""
+        return {"model": fingerprint(model.folder) if self.args.keep else "", "backend": model.backend}
+
+    def measure(self, system: System, kept: Kept) -> dict:
+        """All scores of one system: Estimates by "task.measure", and per task the items that were left out.
+
+        Only models and controls can be kept: who knows what is behind an address or in a folder by now?
+        """
+        found: dict[str, dict] = {"exact": {}, "corrected": {}, "behaviour": {}, "tasks": {}}
+        steady = isinstance(system, (ModelSystem, Control))
+        identity = self.identity(system.model) if isinstance(system, ModelSystem) else {}
+        out = Path(self.args.out) / _safe(system.name) if self.args.out else None
+        for task in self.items:
+            gone = out is not None and not all((out / name).is_dir() for name in _folders(task))
+            scores = kept.get(f"dialogue {system.name} {task}", partial(self.task, system, task, out), anew=gone or not steady,
+                              out=str(out), **identity)
+            found["tasks"][task] = scores.pop("counts")
+            for name, part in scores.items():
+                found[name] |= part
+            self.clock.done(f"{system.name}: {task}")
+        return found
+
+    def task(self, system: System, task: str, out: Path | None) -> dict:
+        """The scores of a system in one task; writes its items and outputs to a folder, if one is given."""
+        chosen, ear = self.items[task](), self.recogniser and self.recogniser()
         responses = system.respond(chosen)
-        words = heard_words(system, responses, recogniser)
+        words = heard_words(system, responses, ear)
         responses = _with_text(system, responses, words)
         scores = [score(item, response) for item, response in zip(chosen, responses, strict=True)]
-        found["tasks"][task] = {"items": len(chosen), "excluded": excluded(scores)}
+        found: dict = {"counts": {"items": len(chosen), "excluded": excluded(scores)}, "behaviour": _behaviour(task, scores)}
         usable = [(chosen[n], responses[n], words[n]) for n, s in enumerate(scores) if "error" not in s]
         for form in ("exact", "corrected"):
             estimates = public_scores(task, usable, form == "exact")
             if task in folders.V15:
                 estimates |= latencies(usable, form == "exact")
-            found[form] |= {f"{task}.{name}": estimate.to_dict() for name, estimate in estimates.items()}
-        found["behaviour"] |= _behaviour(task, scores)
+            found[form] = {f"{task}.{name}": estimate.to_dict() for name, estimate in estimates.items()}
         if out is not None:
-            _write(out / _safe(system.name), task, chosen, responses, words)
-        clock.done(f"{system.name}: {task}")
-    return found
+            _write(out, task, chosen, responses, words)
+            if task in folders.V15 and not isinstance(system, FolderSystem):
+                given = system.respond([folders.cleaned(item) for item in chosen])
+                folders.write_clean_outputs(out, chosen, given, heard_words(system, given, ear))
+        return found
+
+
+def _folders(task: str) -> list[str]:
+    """The folders of a task, in both versions."""
+    return [names[task] for names in (folders.V1, folders.V15) if task in names]
 
 
 def heard_words(system: System, responses: Sequence[Response], recogniser: Recogniser | None) -> list[list[Word]]:

@@ -1,6 +1,7 @@
 """The folder format of Full-Duplex-Bench: items out, outputs back in, so that its public scorers run on them unmodified.
 
     {root}/{task}/{id}/input.wav  output.wav  output.json  and the task's annotation
+    of v1.5 also input.json, clean_input.wav and .json (without the event), clean_output.wav and .json (what was said to that)
     {root}/synthetic_backchannel/icc_gt_distribution.json    for its backchannel scorer, which reads it from where it is started
 
 Wav files have 16 kHz: the public backchannel scorer takes any output for 16 kHz.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,14 @@ def chunks(words: Sequence[Word]) -> list[Chunk]:
     return [(w.text, round(w.start, 3), round(w.end, 3)) for w in words]
 
 
+def cleaned(item: Item) -> Item:
+    """An item of v1.5 without its event: the reference that its scorers compare with."""
+    start = item.marks["event"][0]
+    return replace(item, user=item.clean, words=tuple(w for w in item.words if w.start < start),
+                   marks={name: span for name, span in item.marks.items() if name != "event"},
+                   ideal=tuple(replace(line, stop=None) for line in item.ideal if line.start < start))
+
+
 def write_items(root: Path, items: Sequence[Item], version: str) -> None:
     """``input.wav`` and annotations of the items of one task, and what its scorer needs besides."""
     names = V1 if version == "v1" else V15
@@ -77,6 +87,11 @@ def write_items(root: Path, items: Sequence[Item], version: str) -> None:
         folder = root / names[item.task] / str(item.seed)
         folder.mkdir(parents=True, exist_ok=True)
         _wav(folder / "input.wav", item.user, window(item, version))
+        if version == "v1.5":
+            clean = cleaned(item)
+            _wav(folder / "clean_input.wav", clean.user, item.seconds)
+            _json(folder / "input.json", transcript(chunks(item.words)))
+            _json(folder / "clean_input.json", transcript(chunks(clean.words)))
         for name, content in annotation(item, version).items():
             _json(folder / name, content)
     if items and version == "v1" and items[0].task == "report":
@@ -96,9 +111,24 @@ def write_outputs(root: Path, items: Sequence[Item], responses: Sequence[Respons
         kept = [chunk for chunk in chunks(said) if chunk[1] < window(item, version)]
         if version == "v1" and item.task == "interruption":
             kept = [chunk for chunk in kept if chunk[1] >= item.marks["event"][1]]
-        content = {"text": " ".join(text for text, _, _ in kept),
-                   "chunks": [{"text": text, "timestamp": [start, end]} for text, start, end in kept]}
-        _json(folder / "output.json", content)
+        _json(folder / "output.json", transcript(kept))
+
+
+def write_clean_outputs(root: Path, items: Sequence[Item], responses: Sequence[Response],
+                        words: Sequence[Sequence[Word]]) -> None:
+    """``clean_output.wav`` and ``clean_output.json``: responses to the items of a task of v1.5 without their events."""
+    for item, response, said in zip(items, responses, words, strict=True):
+        if not response.error:
+            folder = root / V15[item.task] / str(item.seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            _wav(folder / "clean_output.wav", response.pcm, item.seconds)
+            _json(folder / "clean_output.json", transcript(chunks(said)))
+
+
+def transcript(said: Sequence[Chunk]) -> dict[str, object]:
+    """Words as the files of that benchmark have them."""
+    return {"text": " ".join(text for text, _, _ in said),
+            "chunks": [{"text": text, "timestamp": [start, end]} for text, start, end in said]}
 
 
 def _wav(path: Path, pcm: np.ndarray, seconds: float) -> None:
@@ -133,7 +163,8 @@ class FolderSystem:
         version, folder = self._place(item)
         try:
             pcm = to_mono(read_audio(folder / "output.wav"))
-            words = read_chunks(folder / "output.json") if (folder / "output.json").exists() else ()
+            check_annotations(item, version, folder)
+            words = read_chunks(folder / "output.json") if self.has_text else ()
         except InputError as error:
             return Response(np.zeros(len(item.user), np.float32), error=str(error))
         off = len(pcm) / SAMPLE_RATE - window(item, version)
@@ -143,6 +174,20 @@ class FolderSystem:
                      "rate that its header says")
             return Response(np.zeros(len(item.user), np.float32), error=wrong)
         return Response(fitted(pcm, len(item.user)), words)
+
+
+def check_annotations(item: Item, version: str, folder: Path) -> None:
+    """Raises InputError unless an item's annotations lie in a folder and are the item's: else the output answers another one."""
+    for name, content in annotation(item, version).items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: no annotation; put outputs beside the items that --write-items wrote")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputError(f"{path}: is no JSON; write the items again") from None
+        if found != json.loads(json.dumps(content)):
+            raise InputError(f"{path}: belongs to another item; give the --items and --seed that the items were written with")
 
 
 def fitted(pcm: np.ndarray, samples: int) -> np.ndarray:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,9 +118,14 @@ def by_rows(model: LoadedModel, rows: Sequence[int], rounds: int = 8) -> list[di
              "model_throughput_gain": round(base_step * size / step[key], 2)} for size, frame, step in found]
 
 
-def over_a_call(model: LoadedModel, minutes: float, buckets: int = 6) -> list[dict[str, float]]:
-    """A call of so many minutes, every frame of it, in equal parts: the time of a session's step and the memory at the end."""
+def over_a_call(model: LoadedModel, minutes: float, buckets: int | None = None) -> list[dict[str, float]]:
+    """A call of so many minutes, every frame of it, one after another without waiting for real time to pass.
+
+    In equal parts (a minute each, but at least six): the time of a session's step; at the end of each part the memory of the
+    process and the bytes of the session, as it would be stored to go on later.
+    """
     session, user = Session(model), user_sound()
+    buckets = max(6, round(minutes)) if buckets is None else buckets
     frames, result = max(round(minutes * 60 * FRAME_RATE), buckets), []
     for part in range(buckets):
         spent: list[Spent] = []
@@ -126,7 +133,11 @@ def over_a_call(model: LoadedModel, minutes: float, buckets: int = 6) -> list[di
             start = now()
             session.step(user[number % len(user)])
             spent.append(since(start))
-        result.append({"until_minute": round(minutes * (part + 1) / buckets, 3), **summary(spent), "memory_mb": memory_mb()})
+        with tempfile.TemporaryDirectory() as folder:
+            session.save(Path(folder) / "session")
+            stored = sum(path.stat().st_size for path in Path(folder).iterdir())
+        result.append({"until_minute": round(minutes * (part + 1) / buckets, 3), **summary(spent), "memory_mb": memory_mb(),
+                       "session_bytes": stored})
     return result
 
 

@@ -19,10 +19,12 @@ from benchmarks.clips import Clips, gain
 from duplex.audio import pad_to_frames
 from duplex.metrics.turntaking import Segment
 from duplex.metrics.words import plain
+from duplex.text import Word
 from duplex.units import seconds_to_samples
 from train.corpus import scripts
 from train.corpus.exchange import REGISTRY, Exchange, Picker, split_key
 from train.corpus.speakers import Speaker
+from train.corpus.voices import Utterance
 
 GAP = 0.36
 """Seconds after which an ideal system answers, the mean of the corpus."""
@@ -62,6 +64,10 @@ class Item:
     """Where the recording ends before the answer could: so many of its first words suffice."""
     context: str = ""
     ideal: tuple[Line, ...] = ()
+    words: tuple[Word, ...] = ()
+    """What the user's channel says, with times."""
+    clean: np.ndarray | None = None
+    """The same recording without the event, where that is speech beside the system's talk; float32 [T * 1920]."""
 
     @property
     def seconds(self) -> float:
@@ -78,6 +84,9 @@ class Scene:
     clock: float = 0.0
     parts: list[tuple[float, np.ndarray]] = field(default_factory=list)
     ideal: list[Line] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    split: str = "test"
+    """Of the scripts: whose wordings and arguments are drawn."""
 
     def __post_init__(self) -> None:
         self.clock = self.rng.uniform(0.6, 1.2)
@@ -95,6 +104,7 @@ class Scene:
         said = self.clips.user(name, speaker or self.speaker, self.rng.randrange(RENDITIONS))
         mark = split_key(name)[1]
         self.parts.append((at, said.samples * (gain(self.rng, mark) if mark else self.gain)))
+        self.words += timed_words(said, split_key(name)[0], at)
         self.clock = at + said.seconds
         return at, self.clock
 
@@ -107,15 +117,33 @@ class Scene:
 
     def finish(self, seconds: float) -> np.ndarray:
         """The user's channel, float32 [T * 1920], with faint noise in every other item."""
-        track = np.zeros(seconds_to_samples(seconds), np.float32)
-        for at, samples in self.parts:
+        samples = seconds_to_samples(seconds)
+        self._noise = np.zeros(samples, np.float32)
+        if self.rng.random() < 0.5:
+            level = 10 ** (self.rng.uniform(-75, -52) / 20)
+            self._noise = np.random.default_rng(self.rng.randrange(2**32)).standard_normal(samples).astype(np.float32) * level
+        return self._mixed(self.parts)
+
+    def without_last(self) -> np.ndarray:
+        """The channel that `finish` gave, but for what was put into it last."""
+        return self._mixed(self.parts[:-1])
+
+    def _mixed(self, parts: list[tuple[float, np.ndarray]]) -> np.ndarray:
+        track = np.zeros(len(self._noise), np.float32)
+        for at, samples in parts:
             first = seconds_to_samples(at)
             part = samples[: max(0, len(track) - first)]
             track[first : first + len(part)] += part
-        if self.rng.random() < 0.5:
-            level = 10 ** (self.rng.uniform(-75, -52) / 20)
-            track += np.random.default_rng(self.rng.randrange(2**32)).standard_normal(len(track)).astype(np.float32) * level
-        return pad_to_frames(np.clip(track, -1, 1))
+        return pad_to_frames(np.clip(track + self._noise, -1, 1))
+
+
+def timed_words(said: Utterance, text: str, at: float) -> list[Word]:
+    """The words of a clip that begins at ``at`` seconds; spread evenly where its engine does not tell their times."""
+    if said.words:
+        return [Word(w.text, at + w.start, at + w.end) for w in said.words]
+    words = text.split()
+    step = said.seconds / max(1, len(words))
+    return [Word(word, at + n * step, at + (n + 1) * step) for n, word in enumerate(words)]
 
 
 def length(name: str) -> float:
@@ -148,14 +176,14 @@ def plainly(exchange: Exchange) -> bool:
     return not (exchange.user_mark or exchange.system_mark or exchange.sound or exchange.long_turn or exchange.wait)
 
 
-def instance(rng: random.Random, name: str) -> list[Exchange]:
-    """The exchanges of a scenario, from the test split."""
-    return scripts.instance(rng, Picker(rng, "test"), name)
+def instance(rng: random.Random, name: str, split: str = "test") -> list[Exchange]:
+    """The exchanges of a scenario, from one split of the scripts."""
+    return scripts.instance(rng, Picker(rng, split), name)
 
 
 @functools.cache
-def openings() -> dict[str, dict[str, tuple[Exchange, ...]]]:
-    """{scenario: {user line: exchanges}} of all first exchanges of the test split, by exhaustive sampling.
+def openings(split: str = "test") -> dict[str, dict[str, tuple[Exchange, ...]]]:
+    """{scenario: {user line: exchanges}} of all first exchanges of a split, by exhaustive sampling.
 
     Some lines have several right answers: every story is a story.
     """
@@ -163,7 +191,7 @@ def openings() -> dict[str, dict[str, tuple[Exchange, ...]]]:
     for name in scripts.names():
         rng = random.Random(name)
         for _ in range(400):
-            first = instance(rng, name)[0]
+            first = instance(rng, name, split)[0]
             found[name][f"{first.sound_key} {first.user_key}"].setdefault(first.system_key, first)
     return {name: {line: tuple(answers.values()) for line, answers in by_line.items()} for name, by_line in found.items()}
 
@@ -173,15 +201,15 @@ def core() -> list[str]:
     return [name for name, by_line in openings().items() if all(plainly(e) for found in by_line.values() for e in found)]
 
 
-def answers(name: str, exchange: Exchange) -> tuple[str, ...]:
+def answers(name: str, exchange: Exchange, split: str = "test") -> tuple[str, ...]:
     """All right answers to an opening exchange."""
-    return tuple(e.system for e in openings()[name].get(f"{exchange.sound_key} {exchange.user_key}", (exchange,)))
+    return tuple(e.system for e in openings(split)[name].get(f"{exchange.sound_key} {exchange.user_key}", (exchange,)))
 
 
-def draw(rng: random.Random, name: str) -> tuple[Exchange, tuple[str, ...]]:
+def draw(rng: random.Random, name: str, split: str = "test") -> tuple[Exchange, tuple[str, ...]]:
     """An opening exchange of a scenario and its right answers."""
-    exchange = instance(rng, name)[0]
-    return exchange, answers(name, exchange)
+    exchange = instance(rng, name, split)[0]
+    return exchange, answers(name, exchange, split)
 
 
 @functools.cache

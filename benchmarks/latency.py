@@ -147,7 +147,7 @@ def _more(args: argparse.Namespace, model: LoadedModel, result: dict[str, Any]) 
         for row in result["by_context"]:
             print(f"after {row['frames']:5.0f} frames: model step p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     if args.rows:
-        result["by_rows"] = by_rows(model, args.rows)
+        result["by_rows"] = by_rows(model, args.rows, args.rounds)
         for row in result["by_rows"]:
             print(f"{row['rows']:3.0f} rows: frame p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
                   f"{row['ms_per_session']:.2f} a session, gain {row['throughput_gain']:.2f} "
@@ -156,7 +156,7 @@ def _more(args: argparse.Namespace, model: LoadedModel, result: dict[str, Any]) 
         result["call"] = over_a_call(model, args.call_minutes)
         for row in result["call"]:
             print(f"until minute {row['until_minute']:5.1f}: p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
-                  f"{row['memory_mb']:.0f} MB")
+                  f"{row['memory_mb']:.0f} MB, session {row['session_bytes'] / 1e6:.3f} MB")
     if args.start:
         result["start"] = [first_frame(args.model, model.backend, args.threads, result["device"]) for _ in range(2)]
         print("start to first frame, again: {total_s:.2f} s, {cpu_s:.2f} s of the processor".format(**result["start"][1]))
@@ -208,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", action="store_true", help="also the five kinds of latency, from a recorded conversation")
     parser.add_argument("--contexts", nargs="+", type=cli.at_least(0), metavar="N", help="also the step after so many frames")
     parser.add_argument("--rows", nargs="+", type=cli.at_least(1), metavar="B", help="also batches of so many conversations")
+    parser.add_argument("--rounds", type=cli.at_least(1), default=8, metavar="N", help="frames of each such batch")
     parser.add_argument("--call-minutes", type=cli.number(0), metavar="M", help="also a call of that length, every frame of it")
     parser.add_argument("--start", action="store_true", help="also the time of a new process to its first frame, twice")
     parser.add_argument("--json", metavar="FILE", help="also write the result there")

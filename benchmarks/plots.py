@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -10,16 +11,20 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402  (the backend must be chosen before)
 
+from benchmarks import errors  # noqa: E402
+
 COLOURS = ("#2b6cb0", "#a0aec0", "#cbd5e0", "#ed8936", "#48bb78")
+KIND_COLOURS = ("#48bb78", "#cbd5e0", "#c53030", "#ed8936", "#ecc94b", "#9ae6b4", "#b2f5ea", "#4a5568")
 
 
 def of(result: dict) -> list[tuple[str, bytes]]:
     """(caption, PNG) of what can be drawn of a result."""
     makers: dict[str, Sequence[tuple[str, Callable[[dict], bytes | None]]]] = {
         "card": (("Shares: model and controls, with the target as a line", shares), ("Response times to questions", responses),
-                 ("Right answers by scenario", scenarios)),
+                 ("Right answers by scenario", scenarios), ("What becomes of answers", kinds)),
         "dialogue": (("Self-dialogue over temperatures", selftalk),), "codec": (("Use of the codebooks", books),),
-        "latency": (("Percentiles of one frame", stages),)}
+        "latency": (("Percentiles of one frame", stages), ("Sessions side by side against the frame of 80 ms", sessions),
+                    ("A long call, minute by minute", call))}
     found = [(caption, draw(result)) for caption, draw in makers.get(result["benchmark"], ())]
     return [(caption, png) for caption, png in found if png]
 
@@ -30,7 +35,7 @@ def shares(result: dict) -> bytes | None:
             and row["systems"]["model"]["value"] is not None]
     if not rows:
         return None
-    figure, axes = pyplot.subplots(figsize=(9, 0.55 * len(rows) + 1))
+    figure, axes = pyplot.subplots(figsize=(6.5, 0.5 * len(rows) + 1))
     for number, row in enumerate(rows):
         for offset, (name, estimate) in enumerate(row["systems"].items()):
             if estimate["value"] is not None:
@@ -44,7 +49,7 @@ def shares(result: dict) -> bytes | None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("per cent")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.2, 1.0))
     return _png(figure)
 
 
@@ -94,7 +99,9 @@ def books(result: dict) -> bytes | None:
     for number, (voice, scores) in enumerate(result["voices"].items()):
         axes.plot(range(len(scores["use"])), [book["bits"] for book in scores["use"]], marker="o", color=COLOURS[3 * number],
                   label=voice)
-    axes.set_xlabel("codebook")
+        axes.axhline(math.log2(scores["cardinality"]), color="#c53030", linewidth=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("codebook (the line: all entries equally often)")
     axes.set_ylabel("bits a frame")
     axes.legend(fontsize=8)
     return _png(figure)
@@ -113,6 +120,62 @@ def stages(result: dict) -> bytes | None:
     axes.invert_yaxis()
     axes.set_xlabel("ms")
     axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def kinds(result: dict) -> bytes | None:
+    """How answers end, by task: one bar each."""
+    rows = {errors.TASK_NAMES[task]: row for task, row in (result.get("errors") or {}).get("by_task", {}).items() if row["n"]}
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(rows) + 1.4))
+    left = [0.0] * len(rows)
+    for number, (name, what) in enumerate(errors.KINDS.items()):
+        widths = [100 * (row["right"]["value"] if name == "right" else row.get(name, 0)) for row in rows.values()]
+        if any(widths):
+            axes.barh(list(rows), widths, left=left, color=KIND_COLOURS[number], label=what)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("per cent of the answers")
+    axes.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return _png(figure)
+
+
+def sessions(result: dict) -> bytes | None:
+    """The 99th percentile of a batch's frame by its conversations."""
+    rows = result.get("by_rows") or []
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 2.8))
+    for key, colour in (("p99_ms", COLOURS[3]), ("p50_ms", COLOURS[0])):
+        axes.plot([row["rows"] for row in rows], [row[key] for row in rows], marker="o", color=colour, label=key[:3])
+    axes.axhline(80, color="#c53030", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([row["rows"] for row in rows], [str(row["rows"]) for row in rows])
+    axes.set_xlabel("conversations")
+    axes.set_ylabel("ms a frame")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def call(result: dict) -> bytes | None:
+    """Time of a frame and memory over a call."""
+    rows = result.get("call") or []
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6, 2.8))
+    minutes = [row["until_minute"] for row in rows]
+    for key, colour in (("p99_ms", COLOURS[3]), ("p50_ms", COLOURS[0])):
+        axes.plot(minutes, [row[key] for row in rows], color=colour, label=f"frame {key[:3]}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("minutes of the call")
+    axes.set_ylabel("ms a frame")
+    right = axes.twinx()
+    right.plot(minutes, [row["memory_mb"] for row in rows], color=COLOURS[1], linestyle="--")
+    right.set_ylim(bottom=0)
+    right.set_ylabel("memory MB (dashed)")
+    axes.legend(fontsize=8, loc="lower right")
     return _png(figure)
 
 

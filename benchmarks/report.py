@@ -14,6 +14,7 @@ import html
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,34 @@ from duplex.errors import InputError
 from infer import cli
 from train.files import replace_file
 
-ORDER = ("card", "dialogue", "capability", "codec", "latency")
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1150px;margin:2rem auto;padding:0 1rem;color:#1a202c}
-table{border-collapse:collapse;margin:.8rem 0;display:block;overflow-x:auto}
+TITLES = {"card": "Model card", "dialogue": "Conversation", "capability": "Capabilities", "codec": "Codec",
+          "ablation": "The same questions under other conditions", "latency": "Latency"}
+"""Benches in the order of the page, and what their sections are called."""
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#1a202c}
+h1{margin-bottom:0}h2{border-top:2px solid #2b6cb0;padding-top:.6rem;margin-top:2.5rem}h3{margin:1.6rem 0 .2rem}
+nav{position:sticky;top:0;background:#fff;padding:.5rem 0;border-bottom:1px solid #e2e8f0;z-index:1}
+nav a{margin-right:1.2rem;color:#2b6cb0;text-decoration:none}section{scroll-margin-top:3rem}
+table{border-collapse:collapse;margin:.6rem 0;display:block;overflow-x:auto}
 td,th{border-bottom:1px solid #e2e8f0;padding:.25rem .6rem;text-align:right;font-size:13px;white-space:nowrap}
-td:first-child,th:first-child{text-align:left;white-space:normal}
-.note,figcaption{color:#4a5568;font-size:13px}img{max-width:100%}audio{width:320px;vertical-align:middle}"""
+th{background:#f7fafc;vertical-align:bottom;white-space:normal}td:first-child,th:first-child,.text{text-align:left;white-space:normal}td:first-child{min-width:9rem}.text{min-width:14rem}
+tr:hover td{background:#f7fafc}.yes{color:#276749;font-weight:600}.no{color:#c53030}
+.notice{background:#fffbea;border-left:4px solid #ecc94b;padding:.4rem .8rem;font-size:13px}
+.note,figcaption{color:#4a5568;font-size:13px}.figures{display:flex;flex-wrap:wrap;gap:1.5rem;align-items:end}
+figure{margin:0;max-width:560px}img{max-width:100%}audio{width:200px;height:32px;vertical-align:middle}"""
+CONTROLS = ("always-silent", "always-talking", "VAD-end-pointer", "oracle")
 PLAYED = 2
 """Conversations of each task that a page lets one hear."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A conversation to listen to."""
+
+    system: str
+    task: str
+    item: str
+    address: str
+    """Relative to the page."""
 
 
 def load(paths: Sequence[Path]) -> dict[str, dict]:
@@ -44,29 +65,52 @@ def load(paths: Sequence[Path]) -> dict[str, dict]:
             found[kind] = result
     if not found:
         raise InputError(f"{paths[0]}: no results; make some with python -m benchmarks.bench --out {paths[0].name}")
-    return {kind: found[kind] for kind in ORDER if kind in found}
+    return {kind: found[kind] for kind in TITLES if kind in found}
 
 
-def page(results: dict[str, dict], audio: Sequence[tuple[str, str]] = (), before: dict[str, dict] | None = None) -> str:
-    """The page as HTML: ``audio`` holds (caption, address) of sounds, ``before`` the results of an earlier run."""
-    parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><title>duplex: benchmarks</title>",
-             f"<style>{STYLE}</style><h1>duplex: benchmarks</h1><p class='note'>{html.escape(record.NOTICE)} Brackets hold 95 % "
-             "intervals (percentile bootstrap over items).</p>"]
+def page(results: dict[str, dict], audio: Sequence[Sound] = (), before: dict[str, dict] | None = None) -> str:
+    """The page as HTML: ``audio`` holds what can be listened to, ``before`` the results of an earlier run."""
+    newest = max(results.values(), key=lambda result: str(result.get("date", "")))
+    origin = " · ".join(str(newest.get(what, "?")) for what in ("date", "commit", "machine"))
+    model = next((str(r["model"]) for r in results.values() if r.get("model")), "")
+    named = {kind: TITLES[kind] for kind in results} | ({"listen": "Listen"} if audio else {})
+    parts = ["<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+             f"<title>duplex: benchmarks</title><style>{STYLE}</style><h1>Benchmarks of {html.escape(model or 'duplex')}</h1>"
+             f"<p class='note'>{html.escape(origin)}</p><nav>"
+             + "".join(f"<a href='#{kind}'>{html.escape(title)}</a>" for kind, title in named.items())
+             + f"</nav><p class='notice'>{html.escape(record.NOTICE)} Brackets hold 95 % intervals (percentile bootstrap over "
+             "items), n is the number of items.</p>"]
     if before:
         parts.append("<h2>Against the earlier run</h2>" + table_html(comparison(before, results)))
-    for result in results.values():
-        for title, text in render.tables(result):
-            parts.append(f"<h2>{html.escape(title)}</h2>{table_html(text)}")
-        parts.append(f"<p class='note'>{inline(render.provenance(result))}</p>")
-        for caption, png in plots.of(result):
-            data = base64.b64encode(png).decode()
-            parts.append(f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{data}'>"
-                         f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+    for kind, result in results.items():
+        parts.append(f"<section id='{kind}'><h2>{html.escape(TITLES[kind])}</h2>")
+        made = render.tables(result)
+        for title, text in made:
+            parts.append(("" if title == TITLES[kind] else f"<h3>{html.escape(title)}</h3>") + table_html(text))
+        figures = [f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+                   f"<figcaption>{html.escape(caption)}</figcaption></figure>" for caption, png in plots.of(result)]
+        parts.append(f"<div class='figures'>{''.join(figures)}</div><p class='note'>{inline(render.provenance(result))}</p>"
+                     "</section>")
     if audio:
-        parts.append("<h2>Conversations</h2><p class='note'>Left the system, right the user.</p>")
-        parts += [f"<p><audio controls preload='none' src='{html.escape(source)}'></audio> {html.escape(caption)}</p>"
-                  for caption, source in audio]
+        parts.append("<section id='listen'><h2>Listen</h2><p class='note'>Left the system, right the user.</p>" + players(audio)
+                     + "</section>")
     return "\n".join(parts) + "</html>\n"
+
+
+def players(audio: Sequence[Sound]) -> str:
+    """A table of audio players: a row for each item, a column for each system."""
+    systems = list(dict.fromkeys(sound.system for sound in audio))
+    items = list(dict.fromkeys((sound.task, sound.item) for sound in audio))
+    places = {(sound.system, sound.task, sound.item): sound.address for sound in audio}
+    head = "".join(f"<th>{html.escape(system)}</th>" for system in systems)
+    rows = ""
+    for task, item in items:
+        cells = ""
+        for system in systems:
+            source = places.get((system, task, item))
+            cells += f"<td><audio controls preload='none' src='{html.escape(source)}'></audio></td>" if source else "<td>—</td>"
+        rows += f"<tr><td>{html.escape(task.replace('_', ' '))}, item {html.escape(item)}</td>{cells}</tr>"
+    return f"<table><tr><th>item</th>{head}</tr>{rows}</table>"
 
 
 def numbers(node: object, path: tuple[str, ...] = ()) -> dict[str, tuple[float, float | None, float | None]]:
@@ -106,7 +150,13 @@ def table_html(text: str) -> str:
     head, body = rows[0], [row for row in rows[1:] if not set("".join(row)) <= set("-: ")]
     cells = "".join(f"<th>{inline(cell)}</th>" for cell in head)
     return (f"<table><tr>{cells}</tr>" + "".join(
-        "<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in row) + "</tr>" for row in body) + "</table>")
+        "<tr>" + "".join(f"<td{_class(cell)}>{inline(cell)}</td>" for cell in row) + "</tr>" for row in body) + "</table>")
+
+
+def _class(cell: str) -> str:
+    """How a cell looks: met or not, or words, which may wrap."""
+    name = {"yes": "yes", "**no**": "no"}.get(cell) or ("text" if cell[:1].isalpha() and len(cell) > 20 else "")
+    return f" class='{name}'" if name else ""
 
 
 def inline(text: str) -> str:
@@ -117,8 +167,8 @@ def inline(text: str) -> str:
     return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
 
 
-def conversations(outputs: Path, into: Path) -> list[tuple[str, str]]:
-    """(caption, file name) of stereo recordings made of the outputs of a dialogue bench: the first of each system and task."""
+def conversations(outputs: Path, into: Path) -> list[Sound]:
+    """Stereo recordings made of the outputs of a dialogue bench: the first of each system and task."""
     found = []
     for task in sorted(outputs.glob("*/*")):
         chosen = [folder for folder in sorted(task.glob("*"), key=lambda p: p.name.zfill(8)) if (folder / "output.wav").exists()]
@@ -128,8 +178,9 @@ def conversations(outputs: Path, into: Path) -> list[tuple[str, str]]:
             name = f"{task.parent.name}-{task.name}-{folder.name}.wav"
             into.mkdir(parents=True, exist_ok=True)
             write_wav(into / name, np.stack([np.pad(side, (0, length - len(side))) for side in sides]))
-            found.append((f"{task.parent.name}: {task.name.replace('_', ' ')}, item {folder.name}", f"{into.name}/{name}"))
-    return found
+            found.append(Sound(task.parent.name, task.name, folder.name, f"{into.name}/{name}"))
+    # The model first, then those that it is held against, in the order of the tables.
+    return sorted(found, key=lambda sound: (CONTROLS.index(sound.system) if sound.system in CONTROLS else -1))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -69,11 +69,12 @@ def encode_all(model: LoadedModel, users: Sequence[np.ndarray]) -> list[torch.Te
 
 @torch.no_grad()
 def rollouts(model: LoadedModel, users: Sequence[np.ndarray], seeds: Sequence[int], *, sampling: SamplingConfig | None = None,
-             batch: int = 64, decode: bool = True, progress: Progress | None = None) -> list[Rollout]:
+             batch: int = 64, decode: bool = True, hold: Sequence[int] | None = None,
+             progress: Progress | None = None) -> list[Rollout]:
     """Plays each recording to a conversation of its own, seeded as `Session(model, sampling, seed)` would be.
 
-    Recordings are float32 [T * 1920] at 24 kHz, each of its own length. ``decode`` False leaves the sound out. Raises InputError
-    for unusable recordings.
+    Recordings are float32 [T * 1920] at 24 kHz, each of its own length. ``decode`` False leaves the sound out. ``hold`` gives a
+    number of frames for each in which its text is padding, whatever the model would say. Raises InputError for unusable ones.
     """
     if len(users) != len(seeds):
         raise InputError(f"{len(users)} recordings but {len(seeds)} seeds; give one seed each")
@@ -84,7 +85,8 @@ def rollouts(model: LoadedModel, users: Sequence[np.ndarray], seeds: Sequence[in
     done = 0
     for at in range(0, len(order), batch):
         chosen = order[at : at + batch]
-        text_BT, codes_BKT = _generate(engine, encode_all(model, [users[n] for n in chosen]), [seeds[n] for n in chosen])
+        text_BT, codes_BKT = _generate(engine, encode_all(model, [users[n] for n in chosen]), [seeds[n] for n in chosen],
+                                       None if hold is None else [hold[n] for n in chosen], model.config.existing_text_padding_id)
         lengths = [len(users[n]) // FRAME_SAMPLES for n in chosen]
         codes = [codes_BKT[row, :, :frames] for row, frames in enumerate(lengths)]
         sounds = decode_all(model, codes, engine.max_delay) if decode else [np.zeros(0, np.float32)] * len(chosen)
@@ -97,7 +99,8 @@ def rollouts(model: LoadedModel, users: Sequence[np.ndarray], seeds: Sequence[in
     return found  # type: ignore[return-value]
 
 
-def _generate(engine: Engine, users: Sequence[torch.Tensor], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _generate(engine: Engine, users: Sequence[torch.Tensor], seeds: Sequence[int],
+              hold: Sequence[int] | None = None, pad: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Text [B, T] and codes [B, K, T] of a batch, time-aligned; recordings that are over go on as "no input"."""
     layout = engine.layout
     frames = max(codes.shape[1] for codes in users)
@@ -105,9 +108,10 @@ def _generate(engine: Engine, users: Sequence[torch.Tensor], seeds: Sequence[int
     for row, codes in enumerate(users):
         heard_BKT[row, :, : codes.shape[1]] = codes
     state = engine.init_state(len(users), list(seeds))
-    tokens = []
+    tokens, hold_B = [], torch.tensor(hold or [0], device=engine.device)
     for frame in range(frames):
-        state, out = engine.step(state, heard_BKT[:, :, frame].contiguous())
+        forced = torch.where(frame < hold_B, pad, -1) if hold else None
+        state, out = engine.step(state, heard_BKT[:, :, frame].contiguous(), forced_text=forced)
         tokens.append(out.tokens[:, : 1 + layout.n_system].to(torch.int32))
     tokens_BQT = torch.stack(tokens, -1).cpu().numpy()
     return tokens_BQT[:, layout.text_row].astype(np.int64), tokens_BQT[:, layout.system_rows].astype(np.int16)

@@ -97,6 +97,10 @@ SCORERS: dict[str, Callable[[Item, Response, np.ndarray], Score]] = {
     "report": report, "name_recall": recall, "order_recall": recall}
 
 
+MARKS = {"pause": ("turn", "pause"), **dict.fromkeys(("interruption", "backchannel", "aside", "background"), ("turn", "event"))}
+"""What must be annotated in items; of all others, the turn."""
+
+
 def score(item: Item, response: Response) -> Score:
     """All measures of one item, and signs of a rollout that has gone wrong. ``error`` alone where it cannot be scored."""
     if response.error:
@@ -105,6 +109,9 @@ def score(item: Item, response: Response) -> Score:
         return {"error": f"{item.name}: {len(response.pcm)} samples came back for {len(item.user)}"}
     if not np.isfinite(response.pcm).all():
         return {"error": f"{item.name}: the system's sound is not finite"}
+    missing = [mark for mark in MARKS.get(item.task, ("turn",)) if mark not in item.marks]
+    if missing:
+        return {"error": f"{item.name}: no annotation of its {' and '.join(missing)}; add it"}
     active = activity(np.ascontiguousarray(response.pcm))
     if item.task in BY_TEXT:
         return SCORERS[item.task](item, response, active)

@@ -18,6 +18,8 @@ from benchmarks.items import Item
 from benchmarks.rollout import rollouts
 from duplex.checkpoint import LoadedModel
 from duplex.config import SamplingConfig
+from duplex.errors import ConfigError
+from duplex.session import Session
 from duplex.text import Word
 from duplex.units import FRAME_SAMPLES, seconds_to_samples
 from duplex.vad import EnergyVad
@@ -64,8 +66,15 @@ class ModelSystem:
     def __init__(self, model: LoadedModel, name: str = "model", sampling: SamplingConfig | None = None, batch: int = 64,
                  seed: int = 0, progress: Callable[[int, int], None] | None = None):
         self.model, self.name, self.sampling, self.batch, self.seed, self.progress = model, name, sampling, batch, seed, progress
+        try:
+            Session(model)
+            self.unfit = ""
+        except ConfigError as error:  # without a stream for the user, say, or with another model's codec
+            self.unfit = str(error)
 
     def respond(self, items: Sequence[Item]) -> list[Response]:
+        if self.unfit:
+            return [Response(np.zeros_like(item.user), error=f"{item.name}: {self.unfit}") for item in items]
         silent = bool(items) and all(item.task in BY_TEXT for item in items)
         found = rollouts(self.model, [item.user for item in items], [self.seed * 100_000 + item.seed for item in items],
                          sampling=self.sampling, batch=self.batch, decode=not silent, progress=self.progress)

@@ -35,18 +35,18 @@ LATER = 30.0
 """Seconds between what is told and the question for it."""
 
 
-def turn(clips: Clips, seed: int, number: int) -> Item:
+def turn(clips: Clips, seed: int, number: int, split: str = "test") -> Item:
     """A question, and time to answer it. The scenarios take turns."""
     s = scene(clips, seed, "turn", number)
     names = core()
     name = names[number % len(names)]
-    exchange, right = draw(s.rng, name)
+    exchange, right = draw(s.rng, name, split)
     turn_mark = s.say(exchange)
     longest = max(right, key=len)
     listen, least = listening(longest)
     s.answer(exchange.system_key)
     return Item(f"turn/{number:04d}", "turn", name, s.speaker.name, number, s.finish(turn_mark[1] + listen), {"turn": turn_mark},
-                exchange.user, right, least, ideal=tuple(s.ideal))
+                exchange.user, right, least, ideal=tuple(s.ideal), words=tuple(s.words))
 
 
 def pause(clips: Clips, seed: int, number: int) -> Item:
@@ -106,9 +106,10 @@ def interruption(clips: Clips, seed: int, number: int) -> Item:
     event = s.say(follow, begin)
     listen, least = listening(max(right, key=len), 4.8)
     s.answer(follow.system_key)
-    return Item(f"interruption/{number:04d}", "interruption", f"{name}, {kind}", s.speaker.name, number,
-                s.finish(event[1] + listen), {"turn": first, "event": event}, follow.user, right, least, exchange.user,
-                tuple(s.ideal))
+    user = s.finish(event[1] + listen)
+    return Item(f"interruption/{number:04d}", "interruption", f"{name}, {kind}", s.speaker.name, number, user,
+                {"turn": first, "event": event}, follow.user, right, least, exchange.user, tuple(s.ideal), tuple(s.words),
+                s.without_last())
 
 
 def _thanks(pick: scripts.Picker) -> Exchange:
@@ -139,8 +140,9 @@ def _beside(clips: Clips, seed: int, number: int, task: str, line: Callable[[ran
     s.answer(exchange.system_key)
     who = s.speaker if task != "background" else clips.speakers[(number + 1) % len(clips.speakers)]
     event = s.put(line(s.rng), end + GAP + s.rng.uniform(1.5, 2.5), who)
-    return Item(f"{task}/{number:04d}", task, name, s.speaker.name, number, s.finish(event[1] + 2.0),
-                {"turn": first, "event": event}, exchange.user, (), context=exchange.user, ideal=tuple(s.ideal))
+    user = s.finish(event[1] + 2.0)
+    return Item(f"{task}/{number:04d}", task, name, s.speaker.name, number, user, {"turn": first, "event": event}, exchange.user,
+                (), context=exchange.user, ideal=tuple(s.ideal), words=tuple(s.words), clean=s.without_last())
 
 
 def report(clips: Clips, seed: int, number: int) -> Item:
@@ -210,14 +212,16 @@ TASKS: dict[str, Task] = {f.__name__: f for f in (
     turn, pause, interruption, backchannel, aside, background, report, name_recall, order_recall)}
 
 
+ROOMS = {"digital silence": None, "noise at -75 dB": -75.0, "at -66 dB": -66.0, "at -60 dB": -60.0, "at -54 dB": -54.0}
+
+
 def rooms(seconds: float, seed: int) -> list[np.ndarray]:
     """What a microphone hears where nobody speaks, float32 [T * 1920] each: digital silence and four levels of noise."""
     samples = seconds_to_samples(seconds)
     samples -= samples % 1920
     rng = np.random.default_rng((seed, 300))
-    levels = (None, -75.0, -66.0, -60.0, -54.0)
     return [np.zeros(samples, np.float32) if db is None else
-            (rng.standard_normal(samples) * 10 ** (db / 20)).astype(np.float32) for db in levels]
+            (rng.standard_normal(samples) * 10 ** (db / 20)).astype(np.float32) for db in ROOMS.values()]
 
 
 def make(clips: Clips, task: str, count: int, seed: int) -> list[Item]:

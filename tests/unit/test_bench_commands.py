@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_clips import fake_clips
 
-from benchmarks import capability, card, codec, dialogue, recogniser, record, render, report, segments, subset
+from benchmarks import ablation, capability, card, codec, dialogue, recogniser, record, render, report, segments, subset
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tone
 from duplex.text import Word
@@ -16,10 +16,12 @@ from duplex.text import Word
 class Ear:
     """A recogniser that hears "yes" in everything that is not silent."""
 
-    name = "ear"
-
     def __init__(self, *_):
         pass
+
+    @staticmethod
+    def named(*_):
+        return "ear"
 
     def transcribe(self, clips):
         return [" ".join(w.text for w in words) for words in self.words(clips)]
@@ -34,8 +36,9 @@ def stage(tmp_path, monkeypatch):
     clips = fake_clips(tmp_path / "clips", monkeypatch)
     monkeypatch.setattr(segments, "detector", lambda: None)  # tones are no speech to silero
     frame = {"p50_ms": 5.0, "p95_ms": 6.0, "p99_ms": 7.5, "max_ms": 9.0, "deadline_misses": 0}
-    for module in (card, capability, dialogue, codec, subset):
-        monkeypatch.setattr(module, "Clips", lambda *_: clips)
+    for module in (card, capability, dialogue, codec, subset, ablation):
+        monkeypatch.setattr(module, "Clips", lambda *_, **__: clips)
+        monkeypatch.setattr(module, "fingerprint", lambda _: "a model", raising=False)
         if hasattr(module, "load_model"):
             monkeypatch.setattr(module, "load_model", lambda *_, **__: fake_loaded_model())
         if hasattr(module, "Recogniser"):
@@ -61,6 +64,30 @@ def test_card(stage, capsys):
     assert {"date", "commit", "machine", "seed", "command"} <= result.keys()
 
 
+def test_a_card_goes_on_where_it_was_stopped(stage, capsys, monkeypatch):
+    arguments = ["--items", "5", "--keep", str(stage / "kept"), "--silence-seconds", "1",
+                 "--skip", "codec", "pause", "backchannel", "order_recall", "name_recall"]
+    with monkeypatch.context() as broken:
+        broken.setattr(card._Bench, "silence", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            card.main([*arguments, "--json", str(stage / "half.json")])
+    assert not (stage / "half.json").exists() and len(list((stage / "kept").iterdir())) == 2
+    monkeypatch.setattr(card._Bench, "conversations", lambda self, task: 1 / 0)  # no task is played again
+    assert card.main([*arguments, "--json", str(stage / "whole.json")]) == 0
+    result = record.read(stage / "whole.json")
+    assert set(result["kept"]) == {"card turn", "card interruption"} and result["tasks"]["turn"]["items"] == 5
+    assert {row["name"]: row for row in result["rows"]}["right"]["systems"]["oracle"]["value"] == 1  # infinite times came through
+
+
+def test_ablation(stage, capsys):
+    assert ablation.main(["--items", "2", "--json", str(stage / "a.json")]) == 0
+    result = record.read(stage / "a.json")
+    assert [row["name"] for row in result["rows"]] == [c.name for c in ablation.CONDITIONS]
+    assert all(row["n"] == 2 and row["right"]["value"] == 0 for row in result["rows"])  # a random model knows nothing
+    assert "| voices of training | 2 | 0.0 %" in capsys.readouterr().out
+    assert dict(render.tables(result))["The same questions under other conditions"]
+
+
 def test_dialogue_and_the_page(stage, capsys, monkeypatch):
     monkeypatch.setattr(dialogue, "TEMPERATURES", (0.1, 1.0))
     arguments = ["--items", "2", "--dialogues", "1", "--self-seconds", "2", "--out", str(stage / "run" / "dialogue")]
@@ -78,6 +105,8 @@ def test_dialogue_and_the_page(stage, capsys, monkeypatch):
     assert report.main([str(stage / "run"), "--against", str(stage / "run")]) == 0
     page = (stage / "run" / "index.html").read_text()
     assert page.count("<audio") >= 8 and "Full-Duplex-Bench, corrected" in page and "never with a public leaderboard" in page
+    assert "<th>oracle</th>" in page
+    assert (stage / "run" / "dialogue" / "tiny" / "user_interruption" / "0" / "clean_output.json").is_file()
     assert page.count("<img") == 1 and "Against the earlier run" in page
     assert all((stage / "run" / name.split("'")[0]).is_file() for name in page.split("src='")[1:] if not name.startswith("data:"))
 

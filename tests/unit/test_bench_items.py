@@ -1,19 +1,34 @@
 """Items and scores of the duplex bench, with tones for voices: the oracle passes, the simple controls fail as they must."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from fake_clips import fake_clips
 
 from benchmarks import segments, tasks
-from benchmarks.folders import FolderSystem, people, read_chunks, window, write_items, write_outputs
+from benchmarks.folders import (
+    V15,
+    FolderSystem,
+    annotation,
+    cleaned,
+    people,
+    read_chunks,
+    window,
+    write_clean_outputs,
+    write_items,
+    write_outputs,
+)
 from benchmarks.items import core, draw, listening, openings
 from benchmarks.protocol import latencies, public_scores
-from benchmarks.scoring import score, values
-from benchmarks.systems import Response, controls
+from benchmarks.record import refuse_excluded
+from benchmarks.scoring import excluded, score, values
+from benchmarks.systems import ModelSystem, Response, controls
 from duplex.audio import read_audio, write_wav
 from duplex.errors import InputError
+from duplex.testing import fake_loaded_model, tiny_lm_config
 from duplex.units import FRAME_SAMPLES
 
 
@@ -116,6 +131,34 @@ def test_outputs_come_back_from_their_folders(world, tmp_path):
     assert read_audio(folder / "input.wav").shape == read_audio(folder / "output.wav").shape
 
 
+def test_items_of_v15_come_with_a_clean_reference(world, tmp_path):
+    """The files that the public scorers of v1.5 read, words with times in all of them (they compare their spans)."""
+    _, items, systems = world
+    for task, name in V15.items():
+        chosen, oracle = items[task], systems["oracle"]
+        clean = [cleaned(item) for item in chosen]
+        responses, without = oracle.respond(chosen), oracle.respond(clean)
+        write_items(tmp_path, chosen, "v1.5")
+        write_outputs(tmp_path, chosen, responses, [r.words for r in responses], "v1.5")
+        write_clean_outputs(tmp_path, chosen, without, [r.words for r in without])
+        for item, bare, reply in zip(chosen, clean, without, strict=True):
+            folder, (start, end) = tmp_path / name / str(item.seed), item.marks["event"]
+            sounds = {n: read_audio(folder / f"{n}.wav")[0] for n in ("input", "clean_input", "output", "clean_output")}
+            assert len({len(pcm) for pcm in sounds.values()}) == 1
+            words = {n: json.loads((folder / f"{n}.json").read_text())["chunks"] for n in sounds}
+            assert all(len(c["timestamp"]) == 2 and None not in c["timestamp"] for chunks in words.values() for c in chunks)
+            event = slice(round(start * 24_000) + 100, round(end * 24_000) - 100)
+            assert np.abs(item.user[event]).max() > 0.005 + np.abs(bare.user[event]).max()  # faint noise stays
+            before = slice(0, round((start - 0.1) * 24_000))
+            assert np.array_equal(item.user[before], bare.user[before])
+            assert len(words["clean_input"]) < len(words["input"])
+            assert words["input"][: len(words["clean_input"])] == words["clean_input"]
+            assert words["input"][-1]["timestamp"][0] >= start - 1e-3
+            # Undisturbed, the oracle goes on to the end of its answer.
+            assert words["clean_output"] and (task != "interruption" or reply.words[-1].start > start + 0.3)
+            assert json.loads((folder / "metadata.json").read_text())["timestamps"] == [start, end]
+
+
 def test_outputs_that_cannot_be_scored_say_why(world, tmp_path):
     item = world[1]["turn"][0]
     system = FolderSystem(tmp_path)
@@ -126,15 +169,38 @@ def test_outputs_that_cannot_be_scored_say_why(world, tmp_path):
     assert "shorter than its input" in system.respond([item])[0].error
     write_wav(folder / "output.wav", item.user, 12_000)  # a header with half of the rate
     assert "longer than its input" in system.respond([item])[0].error
+    write_wav(folder / "output.wav", item.user)
+    assert not system.respond([item])[0].error
     (folder / "output.json").write_text("{}")
-    assert "output.json" in system.respond([item])[0].error
-    assert score(item, system.respond([item])[0]).keys() == {"error"}
+    assert "output.json" in FolderSystem(tmp_path).respond([item])[0].error
+    system = FolderSystem(tmp_path)  # which tells its words in some items: then it must in all
+    (folder / "output.json").unlink()
+    assert "output.json: cannot be read (No such file" in system.respond([item])[0].error
+    other = world[1]["turn"][1]
+    (folder / "turn_taking.json").write_text(json.dumps(annotation(other, "v1")["turn_taking.json"]))
+    assert "belongs to another item" in FolderSystem(tmp_path).respond([item])[0].error
+    (folder / "turn_taking.json").unlink()
+    assert "no annotation" in FolderSystem(tmp_path).respond([item])[0].error
+    assert "no annotation of its turn" in score(replace(item, marks={}), Response(item.user))["error"]
+    assert "no annotation of its event" in score(replace(world[1]["aside"][0], marks=item.marks), Response(
+        world[1]["aside"][0].user))["error"]
+    assert score(item, FolderSystem(tmp_path).respond([item])[0]).keys() == {"error"}
     assert "not finite" in score(item, Response(np.full_like(item.user, np.nan)))["error"]
     assert "samples came back" in score(item, Response(item.user[:100]))["error"]
     with pytest.raises(InputError):
         FolderSystem(tmp_path / "nowhere")
     with pytest.raises(InputError):
         read_chunks(tmp_path / "none.json")
+
+
+def test_a_model_without_a_stream_is_named_in_each_item(world):
+    deaf = fake_loaded_model(config=tiny_lm_config(n_q=4, delays=(0, 0, 1, 1, 1)))  # it speaks four codebooks and hears none
+    responses = ModelSystem(deaf).respond(world[1]["turn"])
+    assert len(responses) == 4 and all("0 user codebooks" in r.error and r.error.startswith("turn/") for r in responses)
+    counts = {"turn": {"items": 4, "excluded": excluded([score(i, r) for i, r in zip(world[1]["turn"], responses, strict=True)])}}
+    assert len(counts["turn"]["excluded"]) == 4
+    with pytest.raises(InputError, match="4 of 4 items could not be scored.*a conversation needs both"):
+        refuse_excluded(counts)
 
 
 def test_people_nod_where_the_clauses_end(world):

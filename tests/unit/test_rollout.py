@@ -96,3 +96,12 @@ def test_silent_runs_stop_where_a_word_is_said():
     user = np.zeros(25 * FRAME_SAMPLES, np.float32)
     runs, steps = silent_runs(model, user, [0, 1, 2])
     assert all(run.spoke_at is not None and len(run.text) < 25 for run in runs)
+
+
+def test_a_model_that_is_held_says_nothing_until_it_may():
+    model = fake_loaded_model(3)
+    pad, user = model.config.existing_text_padding_id, np.zeros(20 * FRAME_SAMPLES, np.float32)
+    free, held = rollouts(model, [user, user], [1, 1], decode=False, hold=[0, 12])
+    alone = rollouts(model, [user], [1], decode=False)[0]
+    assert np.array_equal(free.text, alone.text) and np.array_equal(free.codes, alone.codes)
+    assert (held.text[1:11] == pad).all() and (alone.text[1:11] != pad).any() and (held.text[13:] != pad).any()
