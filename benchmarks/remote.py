@@ -25,6 +25,8 @@ from infer.client_ends import FileEnds
 
 GRACE = 15.0
 """Seconds that a server may take beyond an item's length before it counts as hanging."""
+LAST = 2.0
+"""Seconds without any message, after the last frame was sent, that end a conversation over the Live API."""
 LEAST = 0.9
 """Share of an item's sound that must come back; the last two frames may be on their way."""
 
@@ -88,7 +90,12 @@ class ServerSystem:
             speaking = asyncio.create_task(speak())
             try:
                 while sum(map(len, sound)) < len(item.user) - FRAME_SAMPLES:
-                    event = json.loads(await socket.recv())
+                    try:
+                        event = json.loads(await asyncio.wait_for(socket.recv(), LAST))
+                    except asyncio.TimeoutError:
+                        if speaking.done() and sound:
+                            break  # it has lost frames, and no more will come; how many is judged later
+                        continue
                     if event["type"] == "session.output_audio.delta":
                         sound.append(np.frombuffer(base64.b64decode(event["delta"]), "<i2").astype(np.float32) / 32768)
                     elif event["type"] == "session.output_transcript.delta":
