@@ -157,6 +157,8 @@ template <int F, int R, int P, int V = 2> inline void tile(const Matrix& m, int 
                 vf a, b;
                 weights_at<F>(w[j] + step * i, a, b);
                 if constexpr (R == 1) __builtin_prefetch(w[j] + step * i + 2048);
+                else  // the products of many rows look less far ahead than memory is away
+                    for (size_t line = 0; line < step; line += 64) __builtin_prefetch(w[j] + step * i + 16384 + line, 0, 2);
                 for (int r = 0; r < R; r++) {
                     acc[r][j][0] += a * x[row + r][i];
                     if constexpr (V == 2) acc[r][j][1] += b * x[row + r][i];

@@ -1,6 +1,5 @@
 // The arithmetic of duplex/sampling.py for one row.
 #include <algorithm>
-#include <numeric>
 
 #include "lm.h"
 
@@ -37,23 +36,50 @@ static int argmax(const float* x, int n) {
     return best;
 }
 
+// Ascending numbers for descending logits, ties by id: sorting them needs no look at the logits.
+static uint64_t rank(float x, int id) {
+    uint32_t bits;
+    x += 0.f;  // -0 is 0
+    memcpy(&bits, &x, 4);
+    bits = bits & 0x80000000u ? bits : ~bits & 0x7FFFFFFFu;
+    return uint64_t(bits) << 32 | uint32_t(id);
+}
+
+struct Candidate {
+    uint64_t rank;
+    float weight;
+    bool operator<(const Candidate& o) const { return rank < o.rank; }
+};
+
 int64_t pick(const float* logits, int n, float noise, float temperature, int top_k) {
     if (temperature == 0) return argmax(logits, n);
-    int k = top_k > 0 ? std::min(top_k, n) : n;
-    static thread_local std::vector<int> ids;
-    static thread_local std::vector<float> p;
-    ids.resize(n), p.resize(k);
-    std::iota(ids.begin(), ids.end(), 0);
-    auto before = [logits](int a, int b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-    if (k < n) std::nth_element(ids.begin(), ids.begin() + k, ids.end(), before);
-    std::sort(ids.begin(), ids.begin() + k, before);
-    float total = 0;
-    for (int i = 0; i < k; i++) total += p[i] = std::exp(logits[ids[i]] / temperature - logits[ids[0]] / temperature);
-    double reached = 0;
-    for (int i = 0; i < k; i++) p[i] = float(reached += p[i] / total);
-    const float threshold = noise * p[k - 1];
-    int choice = int(std::upper_bound(p.begin(), p.end(), threshold) - p.begin());
-    return ids[std::min(choice, k - 1)];
+    const int k = top_k > 0 ? std::min(top_k, n) : n;
+    static thread_local std::vector<uint64_t> order;
+    static thread_local std::vector<Candidate> those;
+    static thread_local std::vector<float> weight;
+    order.resize(n), those.resize(k), weight.resize(k);
+    for (int i = 0; i < n; i++) order[i] = rank(logits[i], i);
+    if (k < n) std::nth_element(order.begin(), order.begin() + k, order.end());
+    auto id = [](uint64_t r) { return int(uint32_t(r)); };
+    for (int i = 0; i < k; i++) weight[i] = logits[id(order[i])] / temperature;
+    const float most = *std::max_element(weight.begin(), weight.end());
+    each(weight.data(), weight.data(), k, [most](vf x) { return vexp(x - most); });
+    double total = 0;
+    for (int i = 0; i < k; i++) those[i] = {order[i], weight[i]}, total += weight[i];
+    // The first candidate, from the likeliest down, with which their weights exceed this share of all: found by halving, since
+    // the order within a half matters only for the half that holds it.
+    const double threshold = noise * total;
+    double before = 0;
+    auto low = those.begin(), high = those.end();
+    while (high - low > 1) {
+        auto middle = low + (high - low) / 2;
+        std::nth_element(low, middle, high);
+        double half = 0;
+        for (auto c = low; c != middle; c++) half += c->weight;
+        if (before + half > threshold) high = middle;
+        else before += half, low = middle;
+    }
+    return id(low->rank);
 }
 
 }  // namespace dx
