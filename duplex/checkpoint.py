@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 
+from duplex.archive import ENDINGS
 from duplex.codec import Codec, MimiCodec, MimiConfig
 from duplex.conditions import PREFIX, bake_conditions, condition_tables
 from duplex.config import FOLDER_KEYS, LMConfig, SamplingConfig
 from duplex.engine import Engine
 from duplex.errors import CheckpointError, ConfigError
 from duplex.fast.backends import make_engine, with_backend
-from duplex.filling import fill_module
+from duplex.filling import Filling, plan_filling
 from duplex.hub import HUB_ID, fetch, fetch_file
+from duplex.jsonfile import read_configuration
 from duplex.model.lm import DuplexLM
 from duplex.overlay import build_fields
 from duplex.safefile import nearest, read_header, show
@@ -112,7 +114,7 @@ class ModelFolder:
 
     def _plain(self, key: str, name: Any) -> str:
         """`name` if it is a file inside the folder: a downloaded configuration must not point elsewhere."""
-        good = isinstance(name, str) and name and not set(name) & set("\\\0:")
+        good = isinstance(name, str) and name and name.isprintable() and not set(name) & set("\\:") and len(name) < 256
         if not good or any(part in ("", ".", "..") for part in name.split("/")):
             raise CheckpointError(
                 f"{self.config_path}: {key} is {show(name)}; it must name a file inside the folder")
@@ -124,26 +126,12 @@ class ModelFolder:
         source = self.config_path
         if values is None and self.raw.get("mimi_config_name") is not None:
             source = self.file("mimi_config_name", ())
-            values = _read_json(source)
+            values = read_configuration(source, CheckpointError)
         if values is None:
             return None
         if not isinstance(values, Mapping):
             raise ConfigError(f"{source}: mimi_config must be a table of settings; copy the file again")
         return _nested(values, source) if "seanet" in values else MimiConfig.from_dict(values, str(source))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > 10_000_000:
-            raise CheckpointError(f"{path}: too large for a configuration; copy the right file")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise CheckpointError(f"{path}: not valid JSON ({reason}); copy the file again") from None
 
 
 def _nested(values: Mapping[str, Any], source: Path) -> MimiConfig:
@@ -172,14 +160,16 @@ def open_folder(path: str | Path) -> ModelFolder:
     """The model folder at `path` with its config.json read. Raises CheckpointError when it is none."""
     path = Path(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: not a folder; give the folder of a model")
+        packed = path.is_file() and path.name.endswith(ENDINGS)
+        mend = "unpack it with python -m infer.unpack" if packed else "give the folder of a model"
+        raise CheckpointError(f"{path}: not a folder; {mend}")
     if not (path / CONFIG_NAME).is_file():
         if not (path / LM_NAME).is_file():
             adapter = (path / LORA_NAME).is_file()
             mend = "load its base model with this adapter as `lora`" if adapter else "give a model's folder"
             raise CheckpointError(f"{path}: has neither {CONFIG_NAME} nor {LM_NAME}; {mend}")
         return ModelFolder(path, {})
-    raw = _read_json(path / CONFIG_NAME)
+    raw = read_configuration(path / CONFIG_NAME, CheckpointError)
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path / CONFIG_NAME}: not a JSON object; copy the file again")
     for key, kind in {"model_type": str, "preset": str, "lm_gen_config": dict}.items():
@@ -206,18 +196,29 @@ def load_lm(
     ConfigError.
     """
     opened = open_folder(folder)
-    config = opened.network()
+    return _load_lm(opened, _plan_lm(opened, opened.network()), device, dtype, lora, keep_lora, conditions or {})
+
+
+def _plan_lm(opened: ModelFolder, config: LMConfig) -> Filling:
+    """The language model of a folder without its memory, compared with the weight file to the last value."""
     header = read_header(opened.file("moshi_name", LM_NAMES))
     refuse_foreign_names(header)
-    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else stored_dtype(header))
-    adapter = _adapter(opened, lora, config)
-    lm = empty_lm(config, opened.config_path, header)
     what = (str(opened.config_path) if opened.raw
             else f"a Moshi 7B, which a folder without {CONFIG_NAME} is taken for; add the {CONFIG_NAME}")
     tables = condition_tables(opened.raw, str(opened.config_path))
     ignore = [name for name in header.tensors if tables and name.startswith(PREFIX)]
-    fill_module(lm, header, device, dtype, what, ignore)
-    bake_conditions(lm, header, tables, conditions or {})
+    return plan_filling(empty_lm(config, opened.config_path, header), header, what, ignore)
+
+
+def _load_lm(opened: ModelFolder, planned: Filling, device: torch.device | str, dtype: torch.dtype | None,
+             lora: str | Path | None, keep_lora: bool, conditions: Mapping[str, str | None],
+             ) -> tuple[DuplexLM, LMConfig, dict[str, Any]]:
+    lm, header = planned.module, planned.header
+    assert isinstance(lm, DuplexLM)
+    config = lm.config
+    adapter = _adapter(opened, lora, config)
+    planned.fill(device, dtype or (torch.float32 if torch.device(device).type == "cpu" else stored_dtype(header)))
+    bake_conditions(lm, header, condition_tables(opened.raw, str(opened.config_path)), conditions)
     if adapter is not None:
         load_adapter(lm, *adapter, keep=keep_lora)
     if opened.raw.get("model_type") == "hibiki":
@@ -236,7 +237,7 @@ def _adapter(opened: ModelFolder, lora: str | Path | None, config: LMConfig) -> 
     path = path / LORA_NAME if path.is_dir() else path
     beside, scaling = path.with_name(CONFIG_NAME), config.lora_scaling
     if beside.is_file():
-        values = _read_json(beside)
+        values = read_configuration(beside, CheckpointError)
         scaling = values.get("lora_scaling", scaling) if isinstance(values, dict) else scaling
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
         raise ConfigError(f"{beside}: lora_scaling is {show(scaling)}; give a number")
@@ -265,21 +266,27 @@ def load_model(
     if tokenizer.vocab_size != config.text_card and not config.demux_second_stream:
         raise ConfigError(f"{opened.config_path}: text_card is {config.text_card}, but the tokenizer has "
                           f"{tokenizer.vocab_size} pieces; use the tokenizer of this model")
-    codec = _load_codec(opened, config, device)
-    lm, config, raw = load_lm(opened.path, device, dtype, lora=lora)
+    sizes = _codec_sizes(opened, config)
+    planned = _plan_lm(opened, config)  # before the codec's memory is taken
+    codec = _load_codec(opened, config, sizes, device)
+    lm, config, raw = _load_lm(opened, planned, device, dtype, lora, False, {})
     meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
     loaded = LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
     _ = loaded.sampling  # wrong settings are reported now and not in the middle of a session
     return with_backend(loaded, backend)
 
 
-def _load_codec(opened: ModelFolder, config: LMConfig, device: torch.device | str) -> MimiCodec:
-    weights = opened.file("mimi_name", MIMI_NAMES)
-    layout, mimi_config = StreamLayout.from_config(config), opened.mimi_config() or MimiConfig()
-    if mimi_config.cardinality != config.card:
+def _codec_sizes(opened: ModelFolder, config: LMConfig) -> MimiConfig:
+    sizes = opened.mimi_config() or MimiConfig()
+    if sizes.cardinality != config.card:
         raise ConfigError(f"{opened.config_path}: card is {config.card}, but the codec's books have "
-                          f"{mimi_config.cardinality} entries; use the codec of this model")
-    return MimiCodec.from_files(weights, mimi_config, max(layout.n_system, layout.n_user), device)
+                          f"{sizes.cardinality} entries; use the codec of this model")
+    return sizes
+
+
+def _load_codec(opened: ModelFolder, config: LMConfig, sizes: MimiConfig, device: torch.device | str) -> MimiCodec:
+    layout = StreamLayout.from_config(config)
+    return MimiCodec.from_files(opened.file("mimi_name", MIMI_NAMES), sizes, max(layout.n_system, layout.n_user), device)
 
 
 def resolve(source: str | Path, revision: str | None = None) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from duplex.errors import CheckpointError, ConfigError
 from duplex.model.lm import DuplexLM
-from duplex.safefile import Header, TensorReader, check_against, require_finite
+from duplex.safefile import Header, TensorReader, check_against, require_finite, show
 
 PREFIX = "condition_provider."
 DEFAULTS = {"description": "very_good"}
@@ -27,17 +27,20 @@ def condition_tables(raw: Mapping[str, Any], source: str) -> dict[str, dict[str,
     conditioners, fuser = raw.get("conditioners") or {}, raw.get("fuser") or {}
     if not isinstance(conditioners, Mapping) or not isinstance(fuser, Mapping):
         raise ConfigError(f"{source}: conditioners and fuser must be tables; copy the file again")
+    summed = fuser.get("sum") or ()
+    if not isinstance(summed, (list, tuple)):
+        raise ConfigError(f"{source}: fuser.sum is {show(summed)}; it must be a list of names")
     tables: dict[str, dict[str, Any]] = {}
     for name, settings in conditioners.items():
         table = settings.get("lut") if isinstance(settings, Mapping) else None
-        if name not in (fuser.get("sum") or ()) or not isinstance(table, Mapping):
-            raise ConfigError(f"{source}: condition '{name}' is not a summed lookup table (lut), "
+        if name not in summed or not isinstance(table, Mapping):
+            raise ConfigError(f"{source}: condition {show(name)} is not a summed lookup table (lut), "
                               "which alone is supported; use another model")
         bins, width, values = table.get("n_bins"), table.get("dim"), table.get("possible_values")
         sizes = all(isinstance(size, int) and 0 < size < 1_000_000 for size in (bins, width))
         if not sizes or not isinstance(values, list):
             raise ConfigError(
-                f"{source}: condition '{name}' needs n_bins, dim and possible_values; copy it again")
+                f"{source}: condition {show(name)} needs n_bins, dim and possible_values; copy it again")
         tables[name] = {"n_bins": bins, "dim": width, "possible_values": values}
     return tables
 
@@ -59,7 +62,7 @@ def bake_conditions(
         default = DEFAULTS.get(name)
         value = chosen.get(name, default if default in table["possible_values"] else None)
         if value is not None and value not in table["possible_values"]:
-            raise ConfigError(f"{header.path}: condition '{name}' has no value '{value}'; "
+            raise ConfigError(f"{header.path}: condition {show(name)} has no value {show(value)}; "
                               f"choose from {', '.join(map(str, table['possible_values']))}")
         total += _vector(header, f"{PREFIX}conditioners.{name}.", table, value, dim)
         used[name] = value
@@ -83,5 +86,5 @@ def _vector(header: Header, prefix: str, table: Mapping[str, Any], value: str | 
         return padding.flatten()
     index = table["possible_values"].index(value)
     if index >= len(embed):
-        raise CheckpointError(f"{header.path}: no table entry for condition value '{value}'; copy it again")
+        raise CheckpointError(f"{header.path}: no table entry for condition value {show(value)}; copy it again")
     return projection @ embed[index]

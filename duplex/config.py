@@ -8,15 +8,15 @@ refused.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from duplex.errors import ConfigError
+from duplex.jsonfile import read_configuration
 from duplex.overlay import build_fields, load_toml
+from duplex.wording import show
 
 __all__ = ["FOLDER_KEYS", "PRESETS", "LMConfig", "SamplingConfig", "load_toml"]
 
@@ -131,6 +131,9 @@ class LMConfig:
         for name in ("num_layers", "layer_scale", "max_period", "gating", "positional_scale", "kv_repeat"):
             if getattr(self, f"depformer_{name}") == INHERIT:
                 object.__setattr__(self, f"depformer_{name}", getattr(self, name))
+            own = getattr(self, f"depformer_{name}")
+            if isinstance(own, str) and name != "gating":
+                raise ConfigError(f"depformer_{name}: expected a number or '{INHERIT}', got {show(own)}")
         _check(self)
 
     @property
@@ -187,8 +190,8 @@ class LMConfig:
         if preset is None and not own:
             preset = "personaplex-7b" if model_type == "personaplex" else "moshi-7b"
         if preset is not None:
-            if preset not in PRESETS:
-                raise ConfigError(f"{source}: unknown preset '{preset}'; known: {', '.join(PRESETS)}")
+            if not isinstance(preset, str) or preset not in PRESETS:
+                raise ConfigError(f"{source}: unknown preset {show(preset)}; known: {', '.join(PRESETS)}")
             own = PRESETS[preset].to_dict() | own
         try:
             return build_fields(cls, own, source)
@@ -199,13 +202,7 @@ class LMConfig:
     @classmethod
     def from_json(cls, path: str | Path) -> LMConfig:
         """The configuration in the `config.json` at `path`. Raises ConfigError naming the file."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot read the configuration ({error.strerror})") from error
-        except ValueError as error:
-            raise ConfigError(f"{path}: not valid JSON: {error}") from error
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(read_configuration(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of a `config.json` that describe this network; `from_dict` gives back an equal object."""
@@ -235,14 +232,14 @@ def _check(c: LMConfig) -> None:
         if not condition:
             raise ConfigError(message)
 
-    for name in ("dim", "num_heads", "num_layers", "n_q", "card", "text_card", "depformer_dim",
-                 "depformer_num_heads", "depformer_num_layers", "kv_repeat", "depformer_kv_repeat"):
-        need(getattr(c, name) >= 1, f"{name}: must be at least 1, got {getattr(c, name)}")
     for f in dataclasses.fields(c):
         value = getattr(c, f.name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, (int, float)):
-                need(math.isfinite(number) and abs(number) <= _LARGEST, f"{f.name}: {number} is out of all proportion")
+                need(abs(number) <= _LARGEST, f"{f.name}: {show(number)} is out of all proportion")
+    for name in ("dim", "num_heads", "num_layers", "n_q", "card", "text_card", "depformer_dim",
+                 "depformer_num_heads", "depformer_num_layers", "kv_repeat", "depformer_kv_repeat"):
+        need(getattr(c, name) >= 1, f"{name}: must be at least 1, got {getattr(c, name)}")
     for name in ("hidden_scale", "max_period", "depformer_max_period"):
         need(getattr(c, name) > 0, f"{name}: must be above 0, got {getattr(c, name)}")
     widths = c.depformer_dim_feedforward
@@ -271,7 +268,7 @@ def _check(c: LMConfig) -> None:
                         ("gating", ("none", *ACTIVATIONS)), ("depformer_gating", ("none", *ACTIVATIONS))):
         if getattr(c, name) not in known:
             choices = ", ".join(map(str, known))
-            raise ConfigError(f"{name}: must be one of {choices}, got {getattr(c, name)!r}")
+            raise ConfigError(f"{name}: must be one of {choices}, got {show(getattr(c, name))}")
     for name in ("existing_text_padding_id", "existing_text_end_padding_id"):
         need(0 <= getattr(c, name) < c.text_card, f"{name}: must be below text_card={c.text_card}")
     schedule = c.depformer_weights_per_step_schedule
@@ -316,10 +313,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}: must be a number from 0 (greedy) up, got {getattr(self, name)}")
+                raise ConfigError(f"{name}: must be a number from 0 (greedy) up, got {show(getattr(self, name))}")
         for name in ("audio_top_k", "text_top_k", "repetition_window"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: must not be negative, got {getattr(self, name)}")
+                raise ConfigError(f"{name}: must not be negative, got {show(getattr(self, name))}")
         if not 1.0 <= self.repetition_penalty < float("inf"):
             raise ConfigError(f"repetition_penalty: must be at least 1, got {self.repetition_penalty}")
 

@@ -1,7 +1,7 @@
 """Modules filled from safetensors files, the header compared with the module before anything is read.
 
-Tensor after tensor is read, converted and put in place of an empty one: the peak is one copy of the module
-plus one tensor.
+Before memory is taken the whole file is looked through for values that are not finite. Then tensor after tensor is read,
+converted and put in place of an empty one: the peak is one copy of the module plus one tensor.
 
 Attention projections come stacked over weight sets (`in_proj_weight` [sets * out, in], published files) or
 one by one (`in_projs.{i}.weight`, fine-tuned files), and old codecs use other names for the codebooks' sums;
@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from duplex.safefile import Header, TensorReader, check_against, require_finite
+from duplex.safefile import Header, TensorReader, check_against, check_finite, require_finite
 
 _STACKED = re.compile(r"(.*self_attn\.)(in|out)_proj(?:_weight|\.weight)")
 _MEMBER = re.compile(r"(.*self_attn\.)(in|out)_projs\.\d+\.weight")
@@ -94,14 +95,34 @@ def stacked_shape(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> tu
     return (rows * len(names), *rest) if len(names) > 1 else shapes[names[0]]
 
 
-def fill_module(
-    module: nn.Module, header: Header, device: torch.device | str, dtype: torch.dtype,
-    what: str = "the configuration", ignore: Iterable[str] = (),
-) -> None:
-    """Fills the empty `module` from a validated file, on `device` in `dtype`.
+@dataclass(frozen=True)
+class Filling:
+    """An empty module and a file that was compared with it to the last value; no memory has been taken yet."""
+
+    module: nn.Module
+    header: Header
+    plan: Mapping[str, list[str]]
+    """Tensor of the file: the parameters which it fills."""
+
+    def fill(self, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Fills the module, on `device` in `dtype`. Raises CheckpointError when a value is too large for `dtype`."""
+        with TensorReader(self.header) as reader:
+            for key, names in self.plan.items():
+                stored = reader.read(key)
+                tensor = stored.to(device).to(dtype)
+                if dtype != stored.dtype:
+                    require_finite(tensor, self.header.path, key)
+                parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
+                for name, part in zip(names, parts, strict=True):
+                    # A copy, so that no two parameters share memory: such a model could not be written again.
+                    set_tensor(self.module, name, part.clone() if len(names) > 1 else part)
+
+
+def plan_filling(module: nn.Module, header: Header, what: str = "the configuration", ignore: Iterable[str] = ()) -> Filling:
+    """Compares an empty `module` with a validated file: names, shapes, types, and that every value is finite.
 
     `what` names in messages the source of the configuration; tensors called in `ignore` are skipped. Raises
-    CheckpointError for names, shapes, types or values that cannot be used; the module is then half filled.
+    CheckpointError for what cannot be used. The file's values pass through a buffer of a mebibyte.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     skipped = set(ignore)
@@ -109,14 +130,16 @@ def fill_module(
     plan = _plan(shapes, tensors)
     check_against(Header(header.path, tensors, {}),
                   {key: stacked_shape(names, shapes) for key, names in plan.items()}, what)
-    with TensorReader(header) as reader:
-        for key, names in plan.items():
-            tensor = reader.read(key).to(device).to(dtype)
-            require_finite(tensor, header.path, key)
-            parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
-            for name, part in zip(names, parts, strict=True):
-                # A copy, so that no two parameters share memory: such a model could not be written again.
-                set_tensor(module, name, part.clone() if len(names) > 1 else part)
+    check_finite(header, plan)
+    return Filling(module, header, plan)
+
+
+def fill_module(
+    module: nn.Module, header: Header, device: torch.device | str, dtype: torch.dtype,
+    what: str = "the configuration", ignore: Iterable[str] = (),
+) -> None:
+    """`plan_filling`, then `Filling.fill`."""
+    plan_filling(module, header, what, ignore).fill(device, dtype)
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -9,10 +9,9 @@ File layout: 8 bytes little-endian header length N, N bytes of JSON
 which the offsets must cover without hole or overlap.
 """
 
-import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +19,10 @@ from typing import Any, BinaryIO
 import torch
 
 from duplex.errors import CheckpointError
+from duplex.wording import nearest, show
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_PIECE_BYTES = 1 << 20  # a multiple of every type's size
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -57,18 +58,6 @@ class Header:
     path: Path
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
-
-
-def show(name: object, limit: int = 60) -> str:
-    """`name` quoted for a one-line message: escapes kept visible, cut at `limit` characters."""
-    text = repr(name)
-    return text if len(text) <= limit else text[: limit - 4] + "...'"
-
-
-def nearest(name: str, known: Mapping[str, Any] | list[str], cutoff: float = 0.6) -> str:
-    """` (did you mean 'x'?)` for the closest of `known`, or an empty string when none is close."""
-    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=cutoff)
-    return f" (did you mean {show(close[0])}?)" if close else ""
 
 
 def read_header(path: str | Path) -> Header:
@@ -243,6 +232,23 @@ def iterate_tensors(header: Header) -> Iterator[tuple[str, torch.Tensor]]:
     with TensorReader(header) as reader:
         for info in sorted(header.tensors.values(), key=lambda info: info.start):
             yield info.name, reader.read(info.name)
+
+
+def check_finite(header: Header, names: Iterable[str]) -> None:
+    """Raises CheckpointError when one of the named tensors holds NaN or an infinity; takes a buffer of a mebibyte."""
+    buffer = torch.empty(_PIECE_BYTES, dtype=torch.uint8)
+    view = memoryview(buffer.numpy())
+    try:
+        with header.path.open("rb") as file:
+            for info in sorted((header.tensors[name] for name in names), key=lambda info: info.start):
+                file.seek(info.start)
+                for at in range(info.start, info.stop, _PIECE_BYTES):
+                    size = min(_PIECE_BYTES, info.stop - at)
+                    if file.readinto(view[:size]) != size:
+                        raise CheckpointError(f"{header.path}: ended inside {show(info.name)}; copy it again")
+                    require_finite(buffer[:size].view(_DTYPES[info.dtype]), header.path, info.name)
+    except OSError as error:
+        raise CheckpointError(f"{header.path}: cannot be read ({error.strerror})") from None
 
 
 def require_finite(tensor: torch.Tensor, path: Path, name: str) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import codecs
 import copy
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ import numpy as np
 import sentencepiece
 
 from duplex.errors import CheckpointError, InputError
+from duplex.jsonfile import parse_json, read_bytes, seconds
 from duplex.units import frames_to_seconds, seconds_to_frame
+from duplex.wording import show
 
 PAD_ID = 3
 """Moshi's id for "no new text on this frame"."""
@@ -181,15 +182,15 @@ def read_words(path: str | Path) -> list[Word]:
     path = Path(path)
     shape = 'it must hold {"words": [[word, start, end], ...]} with times in seconds'
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["words"]
-        words = [Word(text.strip(), float(start), float(end)) for text, start, end in entries]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        entries = parse_json(read_bytes(path), f"{path}: not a file of timed words", mend=shape)["words"]
+        words = [Word(text.strip(), seconds(start), seconds(end)) for text, start, end in entries]
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: not a file of timed words; {shape}") from None
     for word in words:
         if not (word.text and 0 <= word.start <= word.end < math.inf):
-            raise InputError(f"{path}: word {word.text!r} from {word.start} to {word.end} s cannot be; {shape}")
+            raise InputError(f"{path}: word {show(word.text)} from {word.start} to {word.end} s cannot be; {shape}")
     return sorted(words, key=lambda word: word.start)
 
 

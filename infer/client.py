@@ -24,7 +24,7 @@ import numpy as np
 from duplex.audio import read_audio, to_mono, write_wav
 from duplex.errors import ConfigError, InputError
 from duplex.turns import EventKind, TurnTracker
-from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE, samples_to_frames, seconds_to_samples
+from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, samples_to_frames, seconds_to_samples
 from duplex.vad import activity
 from infer import cli
 from infer.client_ends import DeviceEnds, Ends, FileEnds
@@ -153,13 +153,15 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
                on_text: Callable[[str], None] = lambda text: None) -> Report:
     """One conversation; ends with the recording, the server or the user. Raises InputError when it cannot begin."""
     try:
-        import sphn
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+        from infer.server.limits import ClientError
+        from infer.server.ogg import OpusReader, OpusWriter
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing; install the client's parts: pip install -e '.[serve]'") from None
     report = Report()
-    writer, reader = sphn.OpusStreamWriter(SAMPLE_RATE), sphn.OpusStreamReader(SAMPLE_RATE)
+    writer, reader = OpusWriter(), OpusReader()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     greeted = asyncio.Event()
     try:
@@ -178,7 +180,7 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
                 report.greeted_at = report.greeted_at or now
                 greeted.set()
             elif kind == SOUND:
-                pcm = reader.append_bytes(payload)
+                pcm = reader.push(payload)
                 if len(pcm):
                     report.system.append(pcm)
                     report.came_at.append((sum(map(len, report.system)), now))
@@ -193,7 +195,7 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
     async def speak() -> None:
         await greeted.wait()
         async for frame in ends.heard():
-            data = writer.append_pcm(frame)
+            data = writer.push(frame)
             report.sent_at.append(time.monotonic())
             report.user.append(frame)
             if data:
@@ -214,7 +216,7 @@ async def talk(url: str, ends: Ends, token: str | None = None, insecure: bool = 
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, ValueError):
+            if isinstance(outcome, ClientError):
                 raise InputError(f"{url.split('?')[0]}: the server sent sound that cannot be decoded ({outcome})") from None
             if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionClosed | asyncio.CancelledError):
                 raise outcome

@@ -27,8 +27,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from duplex.audio import pad_to_frames, read_audio, to_mono
-from duplex.errors import ConfigError, InputError
-from duplex.overlay import tomllib
+from duplex.errors import ConfigError
+from duplex.overlay import read_toml
 from duplex.text import Word
 from duplex.units import FRAME_SAMPLES, FRAME_SECONDS, frames_to_samples, samples_to_seconds, seconds_to_samples
 from duplex.vad import EnergyVad
@@ -183,15 +183,10 @@ def words_of(said: tuple[Said, ...]) -> tuple[Word, ...]:
 def read_script(path: str | Path, voice: str | None = None) -> tuple[Line, ...]:
     """The lines of a script file; `voice` replaces the one that the file names.
 
-    Raises InputError for a file that cannot be read, ConfigError for one that is no script.
+    Raises ConfigError for a file that cannot be read or is no script, InputError for a clip of it that cannot be used.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'}); name a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({str(error).splitlines()[0]})") from None
+    values = read_toml(path)
     unknown = set(values) - {"voice", "line"}
     if unknown or not isinstance(values.get("line"), list) or not values["line"]:
         what = f"unknown key {min(unknown)!r}" if unknown else "no [[line]]"

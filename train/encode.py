@@ -19,6 +19,7 @@ import torch
 from duplex.checkpoint import MIMI_NAMES, load_model, open_folder, resolve
 from duplex.codec import Codec, MimiCodec
 from duplex.errors import ConfigError, InputError
+from duplex.jsonfile import parse_json
 from duplex.text import Tokenizer, words_to_row
 from duplex.units import FRAME_SAMPLES, seconds_to_frame
 from train.files import replace_file, trained_codec
@@ -82,8 +83,16 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        values = json.loads(text)
-        return cls(**{**values, "words": tuple(values["words"]), "rejected": tuple(values["rejected"])})
+        """The report that `to_json` gave; InputError for other text."""
+        values = parse_json(text, "the report of a shard", mend="delete it and prepare again")
+        try:
+            words, rejected = tuple(map(int, values["words"])), tuple(map(dict, values["rejected"]))
+            report = cls(**{**values, "words": words, "rejected": rejected})
+            if len(report.words) != 2 or not all(type(n) is int for n in (report.number, report.dialogues, report.frames)):
+                raise ValueError
+        except (TypeError, ValueError, KeyError, OverflowError):
+            raise InputError("the report of a shard: not what a preparation wrote; delete it and prepare again") from None
+        return report
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True) + "\n"

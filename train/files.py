@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from duplex.jsonfile import read_configuration
+
 if TYPE_CHECKING:
-    from duplex.codec import MimiCodec
+    from duplex.codec import MimiCodec, MimiConfig
 
 
 def replace_file(path: Path, write: Callable[[Path], object], shared: bool = False) -> None:
@@ -28,8 +29,14 @@ def replace_file(path: Path, write: Callable[[Path], object], shared: bool = Fal
 
 def trained_codec(folder: Path, n_codebooks: int, device: str = "cpu") -> MimiCodec:
     """The codec of a folder of train.codec (mimi.safetensors and mimi.json), using its first ``n_codebooks``."""
-    from duplex.codec import MimiCodec, MimiConfig  # here: most commands write files and need no codec
+    from duplex.codec import MimiCodec  # here: most commands write files and need no codec
+
+    return MimiCodec.from_files(folder / "mimi.safetensors", codec_config(folder), n_codebooks, device)
+
+
+def codec_config(folder: Path) -> MimiConfig:
+    """The sizes of the codec in a folder of train.codec. Raises ConfigError for a mimi.json that is missing or none."""
+    from duplex.codec import MimiConfig
 
     sizes = folder / "mimi.json"
-    config = MimiConfig.from_dict(json.loads(sizes.read_text()), str(sizes))
-    return MimiCodec.from_files(folder / "mimi.safetensors", config, n_codebooks, device)
+    return MimiConfig.from_dict(read_configuration(sizes), str(sizes))

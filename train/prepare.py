@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from duplex.errors import DuplexError, InputError
+from duplex.jsonfile import read_json
 from duplex.text import Word
 from duplex.units import frames_to_seconds
 from train import cli
@@ -138,7 +139,9 @@ def agree(out: Path, settings: Settings, items: Sequence[Item], per_shard: int) 
     text = json.dumps(plan, sort_keys=True) + "\n"
     path = out / PLAN
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path, mend="delete it with its shards and prepare again")
+        if not isinstance(before, dict):
+            raise InputError(f"{path}: not the plan of a preparation; delete it with its shards and prepare again")
         changed = [key for key in plan if json.loads(text)[key] != before.get(key)]
         if changed:
             raise InputError(f"{out}: holds shards made with other {', '.join(changed)}; prepare into an empty folder")

@@ -16,7 +16,9 @@ it does not know, the headers are read.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -27,17 +29,18 @@ import numpy as np
 import torch
 
 from duplex.errors import CheckpointError, InputError
+from duplex.jsonfile import parse_json, read_json
 from duplex.safefile import read_header
 from train.files import replace_file
-from train.order import sample_index
 
-__all__ = ["Encoded", "Mark", "ShardSet", "fingerprint", "sample_index", "write_index", "write_shard"]
+__all__ = ["Encoded", "Mark", "ShardSet", "fingerprint", "write_index", "write_shard"]
 
 PATTERN = "shard-*.safetensors"
 INDEX = "index.json"
 OPEN_SHARDS = 256
 """Shards that stay mapped at a time: each costs a file handle."""
 _TYPES = {"I16": np.int16, "I32": np.int32, "I64": np.int64, "U8": np.uint8}
+_READ = ("codes", "starts", "user_text", "marks", "labels")
 _NAMES = {np.dtype(kind).name: name for name, kind in _TYPES.items()}
 
 
@@ -123,14 +126,34 @@ def _examine(path: Path) -> _Entry:
     try:
         header = read_header(path)
         tensors = {name: (info.dtype, tuple(info.shape), info.start) for name, info in header.tensors.items()}
+        if tensors["starts"][0] != "I64":
+            raise CheckpointError("its starts are of another type")
         starts = tuple(_read(path, tensors["starts"]).tolist())
-        dtype, shape, _ = tensors["codes"]
-        if not (dtype in ("I16", "I32") and len(shape) == 2 and starts[-1] == shape[1]):
-            raise CheckpointError("its codes and starts do not fit")
-    except (CheckpointError, OSError, KeyError, IndexError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise InputError(f"{path}: not a readable shard ({reason}); delete it and prepare again") from None
-    return _Entry(path.name, path.stat().st_size, starts, dict(header.metadata), tensors)
+        entry = _Entry(path.name, path.stat().st_size, starts, dict(header.metadata), tensors)
+        _check(entry)
+    except (CheckpointError, OSError, KeyError) as error:
+        raise _unreadable(path, str(error).removeprefix(f"{path}: ")) from None
+    return entry
+
+
+def _unreadable(path: Path, reason: str) -> InputError:
+    return InputError(f"{path}: not a readable shard ({reason}); delete it and prepare again")
+
+
+def _check(entry: _Entry) -> None:
+    """Raises CheckpointError or KeyError unless types, shapes and places of an entry fit each other and the file's size."""
+    tensors, starts = entry.tensors, entry.starts
+    rising = len(starts) > 1 and starts[0] == 0 and all(a <= b for a, b in itertools.pairwise(starts))
+    dtype, shape, _ = tensors["codes"]
+    if not (rising and dtype in ("I16", "I32") and len(shape) == 2 and shape[0] and starts[-1] == shape[1] > 0):
+        raise CheckpointError("its codes and starts do not fit")
+    for name, (dtype, shape, at) in tensors.items():
+        wanted = {"labels": (("U8",), None), "marks": (("I32",), (shape[0] if shape else 0, 4)),
+                  "user_text": (("I16", "I32"), (starts[-1],))}.get(name)
+        if wanted is not None and not (dtype in wanted[0] and shape == (wanted[1] or (math.prod(shape),))):
+            raise CheckpointError(f"its {name} are of another type or shape")
+        if name in _READ and not 0 <= at <= at + math.prod(shape) * np.dtype(_TYPES[dtype]).itemsize <= entry.size:
+            raise CheckpointError(f"its {name} lie outside of the file")
 
 
 def _read(path: Path, tensor: tuple[str, tuple[int, ...], int]) -> np.ndarray:
@@ -149,12 +172,42 @@ def write_index(folder: Path) -> list[_Entry]:
 
 def _read_index(folder: Path) -> dict[str, _Entry]:
     try:
-        found = json.loads((folder / INDEX).read_text())["shards"]
-        entries = [_Entry(e["name"], e["size"], tuple(e["starts"]), e["metadata"],
-                          {n: (d, tuple(s), at) for n, (d, s, at) in e["tensors"].items()}) for e in found]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(folder / INDEX)["shards"]
+        entries = [_Entry(e["name"], e["size"], _counts(e["starts"]), dict(e["metadata"]),
+                          {n: (d, _counts(s), *_counts([at])) for n, (d, s, at) in e["tensors"].items()}) for e in found]
+        for entry in entries:
+            _check(entry)
+            if not all(isinstance(value, str) for value in entry.metadata.values()):
+                raise ValueError("metadata is text to text")
+        return {entry.name: entry for entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError):  # InputError and CheckpointError are ValueErrors
         return {}  # the shards say it as well
-    return {entry.name: entry for entry in entries}
+
+
+def _counts(values: list) -> tuple[int, ...]:
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("not a list of counts")
+    return tuple(values)
+
+
+def _names(path: Path, raw: bytes, dialogues: int) -> tuple[list[str], list[str]]:
+    """Names of the dialogues and of the kinds of events; InputError for other content."""
+    labels = parse_json(raw, f"{path}: its labels", mend="delete it and prepare again")
+    names, kinds = (labels.get("names"), labels.get("kinds")) if isinstance(labels, dict) else (None, None)
+    for texts in (names, kinds):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise _unreadable(path, "its labels are no names")
+    if len(names) not in (0, dialogues):
+        raise _unreadable(path, f"{len(names)} names for {dialogues} dialogues")
+    return names, kinds
+
+
+def _check_marks(path: Path, marks: np.ndarray, kinds: int, starts: tuple[int, ...]) -> None:
+    dialogue, kind, first, end = marks.T.astype(np.int64)
+    known = (dialogue >= 0) & (dialogue < len(starts) - 1) & (kind >= 0) & (kind < kinds)
+    frames = np.diff(starts)
+    if not (known.all() and ((0 <= first) & (first <= end) & (end <= frames[dialogue])).all()):
+        raise _unreadable(path, "an event lies outside of its dialogue")
 
 
 class ShardSet:
@@ -249,10 +302,13 @@ class ShardSet:
         if shard not in self._labels:
             entry = self._entries[shard]
             path, there = self.folder / entry.name, entry.tensors
-            labels = json.loads(_read(path, there["labels"]).tobytes()) if "labels" in there else {"names": [], "kinds": []}
-            self._labels[shard] = {
-                **labels, "marks": _read(path, there["marks"]) if "marks" in there else np.zeros((0, 4), np.int32),
-                "user_text": _read(path, there["user_text"]) if "user_text" in there else None}
+            marks = _read(path, there["marks"]) if "marks" in there else np.zeros((0, 4), np.int32)
+            names, kinds = [], []
+            if "labels" in there:
+                names, kinds = _names(path, _read(path, there["labels"]).tobytes(), len(entry.starts) - 1)
+            _check_marks(path, marks, len(kinds), entry.starts)
+            self._labels[shard] = {"names": names, "kinds": kinds, "marks": marks,
+                                   "user_text": _read(path, there["user_text"]) if "user_text" in there else None}
             if len(self._labels) > OPEN_SHARDS:
                 self._labels.popitem(last=False)
         return self._labels[shard]

@@ -28,6 +28,8 @@ from infer.server.moshi_wire import PcmReader, PcmWriter
 _RATES = {"audio/pcm": (16_000, 24_000), "audio/pcmu": (8_000,), "audio/pcma": (8_000,)}
 _START_KEYS = frozenset({"model", "audio", "client", "delegation", "input", "instructions", "safety_identifier", "store",
                          "triggers"})
+MAX_APPEND_SECONDS = 6.0
+"""Sound in one event: about what the largest message holds at 24 kHz; at 8 kHz it would be 24 s to resample."""
 MUTE, UNMUTE = "session.input_audio.mute", "session.input_audio.unmute"
 APPEND, START, UPDATE, CLOSE = "session.input_audio.append", "session.start", "session.update", "session.close"
 _NOT_HERE = ("session.instructions.append", "session.thinking.append", "session.commentary.append", "decision.",
@@ -59,7 +61,7 @@ def parse_event(message: bytes | str) -> dict[str, Any]:
     if isinstance(message, bytes):
         raise ClientError(UNSUPPORTED, "a binary message came where JSON events belong; send text", "binary_message")
     try:
-        event = json.loads(message)
+        event = json.loads(message, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ClientError(BAD_PAYLOAD, "a message is not valid JSON; send one event object per message", "bad_json") from None
     if not isinstance(event, dict) or not isinstance(event.get("type"), str):
@@ -80,8 +82,8 @@ def parse_start(event: dict[str, Any]) -> Start:
     if not isinstance(session.get("model"), str):
         raise Complaint("missing_required_parameter", "session.model must be a string", "session.model")
     instructions = session.get("instructions")
-    if instructions is not None and not isinstance(instructions, str):
-        raise Complaint("invalid_value", "session.instructions must be a string", "session.instructions")
+    if instructions is not None and not (isinstance(instructions, str) and _whole(instructions)):
+        raise Complaint("invalid_value", "session.instructions must be text of whole characters", "session.instructions")
     audio = session.get("audio") or {}
     chosen = (audio.get("format") if isinstance(audio, dict) else 0) or {"type": "audio/pcm", "rate": SAMPLE_RATE}
     kind, rate = (chosen.get("type"), chosen.get("rate")) if isinstance(chosen, dict) else (None, None)
@@ -111,9 +113,13 @@ class LiveWire:
             data = base64.b64decode(audio, validate=True)
         except (TypeError, ValueError, binascii.Error):
             raise Complaint("invalid_value", "audio must be base64", "audio") from None
-        pcm = self._pcm_in.push(data) if self.start.kind == "audio/pcm" else g711.decode(self.start.kind, data)
+        width = 2 if self.start.kind == "audio/pcm" else 1
+        if len(data) > MAX_APPEND_SECONDS * self.start.rate * width:
+            raise Complaint("invalid_value", f"an event holds more than {MAX_APPEND_SECONDS:g} s of sound; send it as it comes",
+                            "audio")
+        pcm = self._pcm_in.push(data) if width == 2 else g711.decode(self.start.kind, data)
         if self._up is not None:
-            pcm = self._up.resample_chunk(pcm)
+            pcm = np.clip(self._up.resample_chunk(pcm), -1.0, 1.0)  # a filter rings above full scale
         return np.zeros_like(pcm) if self.muted else pcm
 
     def say(self, frame: SessionFrame) -> list[str]:
@@ -143,8 +149,8 @@ class LiveWire:
         if kind == START:
             raise Complaint("session_already_started", "the session has been started", "type")
         if kind.startswith(_NOT_HERE):
-            raise Complaint("unsupported_command", f"{kind} is not supported: this model has no backend and no context to "
-                            "append to; put instructions into session.start", "type")
+            raise Complaint("unsupported_command", f"{_shown(kind)} is not supported: this model has no backend and no context "
+                            "to append to; put instructions into session.start", "type")
         raise Complaint("unknown_event", f"unknown event {_shown(kind)}", "type")
 
     def started(self, event: dict[str, Any]) -> str:
@@ -181,5 +187,19 @@ def event_id() -> str:
     return f"event_{secrets.token_hex(8)}"
 
 
+def _whole(text: str) -> bool:
+    """Has the text no half of a surrogate pair? JSON can say it, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # Python would take it, and send it back
+
+
 def _shown(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    """A client's word in a message: one line, and plain characters, since half a character cannot be sent."""
+    return (text if len(text) <= 60 else f"{text[:60]}...").encode("unicode_escape").decode()

@@ -17,8 +17,12 @@ from infer.server.limits import BAD_PAYLOAD, ClientError
 
 _CAPTURE = b"OggS"
 _HEADER = 27
-_LONGEST_PAGE = _HEADER + 255 + 255 * 255
-_LONGEST_PACKET_SAMPLES = SAMPLE_RATE * 120 // 1000  # RFC 6716, section 2.1.4
+_LONGEST_PACKET = 48 * 1275  # bytes; RFC 6716, sections 3.2.1 and 3.2.5: 48 frames of 2.5 ms
+_HEADERS = 2  # packets before the sound
+MAX_PAGES = 128
+"""Pages in one message. Each costs some 50 microseconds, however little it holds, and a browser's holds 20 to 960 ms."""
+MAX_MESSAGE_SECONDS = 2.0
+"""Sound in one message, counted before any of it is decoded: three bytes may stand for 120 ms."""
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -32,33 +36,74 @@ def page_checksum(page: bytes) -> int:
     return int(f"{reflected:032b}"[::-1], 2)
 
 
+def packet_seconds(start: bytes) -> float:
+    """Sound that an Opus packet says it holds in its first two bytes (RFC 6716, section 3.1). Raises ClientError for none.
+
+    The limit of 120 ms a packet is the decoder's to tell.
+    """
+    if not start:
+        raise _bad("an Opus packet is empty")
+    mode, code = start[0] >> 3, start[0] & 3
+    if mode < 12:
+        frame = (0.010, 0.020, 0.040, 0.060)[mode % 4]
+    else:
+        frame = (0.010, 0.020)[mode % 2] if mode < 16 else (0.0025, 0.005, 0.010, 0.020)[mode % 4]
+    if code == 3 and len(start) < 2:
+        raise _bad("an Opus packet is damaged")
+    return frame * (1, 2, 2, start[1] & 63 if len(start) > 1 else 0)[code]
+
+
 class PageReader:
-    """Cuts a stream of bytes into Ogg pages of one logical stream. Holds less than one page."""
+    """Cuts a stream of bytes into Ogg pages of one logical stream. Holds less than one page and the size of one packet."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._serial: bytes | None = None
+        self._packets = 0  # begun so far
+        self._start, self._size = b"", 0  # of the packet that is not complete yet
 
     def push(self, data: bytes) -> list[bytes]:
-        """Takes bytes, gives the pages that they complete. Raises ClientError for what is no page of it."""
+        """Takes bytes, gives the pages that they complete. Raises ClientError for what is no page of it, or too much."""
         self._buffer += data
-        pages = []
-        while (length := self._length()) is not None:
-            page = bytes(self._buffer[:length])
-            del self._buffer[:length]
+        pages, at, seconds = [], 0, 0.0
+        while (length := self._length(at)) is not None:
+            page = bytes(self._buffer[at : at + length])
+            at += length
             self._check(page)
             pages.append(page)
+            seconds += self._seconds(page)
+            if seconds > MAX_MESSAGE_SECONDS or len(pages) > MAX_PAGES:
+                raise _bad(f"a message holds more than {MAX_MESSAGE_SECONDS:g} s of sound or {MAX_PAGES} pages")
+        del self._buffer[:at]
         return pages
 
-    def _length(self) -> int | None:
-        """Length of the page at the front, None while it is not complete."""
-        buffer = self._buffer
-        if buffer[:4] != _CAPTURE[: len(buffer)] or (len(buffer) > 4 and buffer[4] != 0):
+    def _length(self, at: int) -> int | None:
+        """Length of the page that begins at ``at``, None while it is not complete."""
+        head = self._buffer[at : at + _HEADER]
+        if head[:4] != _CAPTURE[: len(head)] or (len(head) > 4 and head[4] != 0):
             raise _bad("the sound is not an Ogg stream")
-        if len(buffer) < _HEADER or len(buffer) < _HEADER + buffer[26]:
+        rest = len(self._buffer) - at
+        if len(head) < _HEADER or rest < _HEADER + head[26]:
             return None
-        length = _HEADER + buffer[26] + sum(buffer[_HEADER : _HEADER + buffer[26]])
-        return length if len(buffer) >= length else None
+        length = _HEADER + head[26] + sum(self._buffer[at + _HEADER : at + _HEADER + head[26]])
+        return length if rest >= length else None
+
+    def _seconds(self, page: bytes) -> float:
+        """Sound of the packets that end on a page (RFC 3533, section 6, field 7: a lacing value of 255 goes on)."""
+        if bool(page[5] & 1) != (self._size > 0):
+            raise _bad("an Ogg page is missing")
+        seconds, at = 0.0, _HEADER + page[26]
+        for lacing in page[_HEADER : _HEADER + page[26]]:
+            self._start = (self._start + page[at : at + min(lacing, 2)])[:2]
+            self._size += lacing
+            at += lacing
+            if self._size > _LONGEST_PACKET:
+                raise _bad("an Opus packet is longer than one can be")
+            if lacing < 255:
+                self._packets += 1
+                seconds += packet_seconds(self._start) if self._packets > _HEADERS else 0.0
+                self._start, self._size = b"", 0
+        return seconds
 
     def _check(self, page: bytes) -> None:
         if page_checksum(page) != int.from_bytes(page[22:26], "little"):
@@ -80,7 +125,10 @@ class OpusReader:
         self._reader = sphn.OpusStreamReader(SAMPLE_RATE)
 
     def push(self, data: bytes) -> np.ndarray:
-        """Takes bytes cut anywhere; gives the sound that they complete. Raises ClientError for anything but Ogg/Opus."""
+        """Takes bytes cut anywhere; gives the sound that they complete.
+
+        Raises ClientError for anything but Ogg/Opus, and for more than a message may hold.
+        """
         parts = []
         for page in self._pages.push(data):
             try:
@@ -89,8 +137,6 @@ class OpusReader:
                 if isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
                 raise _bad("the Opus packets cannot be decoded") from None
-            if pcm.size > _LONGEST_PACKET_SAMPLES * 255:
-                raise _bad("an Ogg page holds more sound than a page can")
             parts.append(np.nan_to_num(np.clip(pcm, -1.0, 1.0)))
         return np.concatenate(parts).astype(np.float32, copy=False) if parts else np.zeros(0, dtype=np.float32)
 

@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused_in_one_line(change, words):
 
 def test_files(tmp_path):
     path = tmp_path / "config.json"
-    with pytest.raises(ConfigError, match="config.json: cannot read"):
+    with pytest.raises(ConfigError, match="config.json: cannot be read"):
         LMConfig.from_json(path)
     path.write_text("{")
     with pytest.raises(ConfigError, match="config.json: not valid JSON"):

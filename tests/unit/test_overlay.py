@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_named_in_one_line(toml, text, words):
 
 
 def test_missing_and_binary_files(tmp_path):
-    with pytest.raises(ConfigError, match="nothing.toml: cannot read"):
+    with pytest.raises(ConfigError, match="nothing.toml: cannot be read"):
         load_toml(Outer, tmp_path / "nothing.toml")
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not a text file"):

@@ -171,7 +171,7 @@ BAD = {
     "three": (lambda f, n, c: write_pair(f, n, np.vstack([c.pcm, c.pcm[:1]]), words_of(c)), "3 channels"),
     "twin": (lambda f, n, c: write_pair(f, n, c.pcm[[0, 0]], words_of(c)), "mono saved as stereo"),
     "no-words": (lambda f, n, c: (f / f"{n}.json").unlink(), "no word times"),
-    "no-json": (lambda f, n, c: (f / f"{n}.json").write_text("{"), "not JSON"),
+    "no-json": (lambda f, n, c: (f / f"{n}.json").write_text("{"), "not valid JSON"),
     "other-json": (lambda f, n, c: (f / f"{n}.json").write_text('{"words": []}'), "not a file of word times"),
     "reversed": (lambda f, n, c: write_pair(f, n, c.pcm, [["no", [3.0, 2.0], "SPEAKER_MAIN"]]), "reversed times"),
     "disordered": (lambda f, n, c: write_pair(f, n, c.pcm, words_of(c)[::-1]), "out of order"),

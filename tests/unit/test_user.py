@@ -97,7 +97,7 @@ def test_a_script_is_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("x = ", "not TOML"), ("[[lines]]\nat=1", "unknown key 'lines'"), ("voice='a'", "no \\[\\[line\\]\\]"),
+    ("x = ", "not valid TOML"), ("[[lines]]\nat=1", "unknown key 'lines'"), ("voice='a'", "no \\[\\[line\\]\\]"),
     ("[[line]]\nat=1\npause=1\ntext='a'", "line 1: at and pause exclude"), ("[[line]]\nat=-1\ntext='a'", "at must be a number"),
     ("[[line]]\nat=nan\ntext='a'", "at must be a number"), ("[[line]]\nat=1", "either text or clip"),
     ("[[line]]\ntext=3", "text must be a string"), ("[[line]]\nwhen=3", "unknown key 'when'"),

@@ -8,6 +8,7 @@ killed run leaves a usable bank and the next run goes on after the last clip.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from duplex.errors import InputError
+from duplex.jsonfile import parse_json, read_bytes, seconds
 from duplex.text import Word
 from duplex.units import SAMPLE_RATE
+from duplex.wording import show
 from train.corpus.exchange import MUMBLED, split_key
 from train.corpus.style import peak_of, styled
 from train.corpus.timing import trimmed
@@ -120,10 +123,30 @@ def fill(folder: Path, engine: Engine, requests: Iterable[Request]) -> Iterator[
             yield number + 1
 
 
+def _clip(line: str, where: str, engine: str, held: int) -> Clip:
+    """The clip of one line of an index whose sound has `held` samples; InputError for what is none."""
+    entry = parse_json(line, where)
+    try:
+        clip = Clip(entry["text"], entry["voice"], entry["role"], entry["offset"], entry["samples"],
+                    trimmed(Word(*word) for word in entry["words"]), engine)
+        texts = all(isinstance(text, str) for text in (clip.text, clip.speaker, clip.role, *(word.text for word in clip.words)))
+        times = all(math.isfinite(seconds(time)) for word in clip.words for time in (word.start, word.end))
+        numbers = type(clip.offset) is int and type(clip.samples) is int
+        if not (texts and times and numbers and 0 <= clip.offset <= clip.offset + clip.samples <= held):
+            raise ValueError("it lies outside of its sound")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{where} is no clip ({show(str(error), 120)}); speak the bank again") from None
+    return clip
+
+
 def _complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        text = read_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not an index of clips; speak the bank again") from None
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Bank:
@@ -137,14 +160,15 @@ class Bank:
         self._by_text: dict[tuple[str, str], list[Clip]] = defaultdict(list)
         for index in sorted(self.folder.glob("*.jsonl")):
             engine = index.stem
-            for line in _complete_lines(index):
-                e = json.loads(line)
-                words = trimmed(Word(*w) for w in e["words"])
-                clip = Clip(e["text"], e["voice"], e["role"], e["offset"], e["samples"], words, engine)
+            lines, sound = _complete_lines(index), self.folder / f"{engine}.pcm"
+            held = sound.stat().st_size // 2 if sound.is_file() else 0  # after the lines: a bank may be growing
+            for number, line in enumerate(lines, 1):
+                clip = _clip(line, f"{index}: line {number}", engine, held)
                 if clip.samples > 0:
                     self.clips.append(clip)
                     self._by_text[clip.role, clip.text].append(clip)
-            self._pcm[engine] = np.memmap(self.folder / f"{engine}.pcm", dtype="<i2", mode="r")
+            if held:  # an empty file cannot be mapped
+                self._pcm[engine] = np.memmap(sound, dtype="<i2", mode="r")
         if not self.clips:
             raise InputError(f"{folder}: no clips; make them with python -m train.speak --out {folder}")
 

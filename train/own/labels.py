@@ -8,15 +8,17 @@ file and the word.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duplex import jsonfile
 from duplex.errors import InputError
+from duplex.jsonfile import seconds
 from duplex.text import Word
+from duplex.wording import show
 
 SYSTEM_LABEL, USER_LABEL = "SPEAKER_MAIN", "SPEAKER_USER"
 MAX_OVERLAP = 0.2
@@ -41,14 +43,9 @@ class Segment:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; InputError when it is missing or is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no word times; write them, or make them with python -m train.annotate") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({str(error).splitlines()[0][:80]}); write the file again") from None
+    if not path.exists():
+        raise InputError(f"{path}: no word times; write them, or make them with python -m train.annotate")
+    return jsonfile.read_json(path)
 
 
 def read_spoken(path: Path, max_overlap: float = MAX_OVERLAP) -> list[SpokenWord]:
@@ -56,16 +53,16 @@ def read_spoken(path: Path, max_overlap: float = MAX_OVERLAP) -> list[SpokenWord
     content = read_json(path)
     try:
         if isinstance(content, dict):
-            words = [SpokenWord(text.strip(), float(start), float(end), speaker)
+            words = [SpokenWord(text.strip(), seconds(start), seconds(end), speaker)
                      for text, (start, end), speaker in content["alignments"]]
         else:
-            words = [SpokenWord(entry["word"].strip(), float(entry["start"]), float(entry["end"]), entry["speaker"])
+            words = [SpokenWord(entry["word"].strip(), seconds(entry["start"]), seconds(entry["end"]), entry["speaker"])
                      for entry in content]
         if not all(isinstance(word.speaker, str) for word in words):
             raise TypeError("a speaker is not a string")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         layouts = "{'alignments': [[word, [start, end], speaker]]} or [{'speaker', 'word', 'start', 'end'}]"
-        raise InputError(f"{path}: not a file of word times ({error}); expected {layouts}") from None
+        raise InputError(f"{path}: not a file of word times ({show(str(error), 120)}); expected {layouts}") from None
     check_times(words, path, max_overlap)
     return words
 
@@ -74,7 +71,7 @@ def check_times(words: Sequence[SpokenWord], path: Path, max_overlap: float = MA
     """InputError for a word without text, with impossible, reversed or disordered times, or over its speaker's last one."""
     last: dict[str, SpokenWord] = {}
     for word in words:
-        at = f"{path}: word {word.text!r} of {word.speaker} at {word.start:g} s"
+        at = f"{path}: word {show(word.text)} of {show(word.speaker)} at {word.start:g} s"
         if not word.text:
             raise InputError(f"{at} has no text; remove it")
         if not (math.isfinite(word.start) and math.isfinite(word.end) and word.start >= 0):
@@ -83,9 +80,9 @@ def check_times(words: Sequence[SpokenWord], path: Path, max_overlap: float = MA
             raise InputError(f"{at} has reversed times (it ends at {word.end:g} s); mend them")
         before = last.get(word.speaker)
         if before and word.start < before.start:
-            raise InputError(f"{at} is out of order (it follows {before.text!r} at {before.start:g} s); sort the words")
+            raise InputError(f"{at} is out of order (it follows {show(before.text)} at {before.start:g} s); sort the words")
         if before and word.start < before.end - max_overlap:
-            raise InputError(f"{at} overlaps {before.text!r}, which ends at {before.end:g} s; mend the times, or "
+            raise InputError(f"{at} overlaps {show(before.text)}, which ends at {before.end:g} s; mend the times, or "
                              "allow it with --max-overlap")
         last[word.speaker] = word
 
@@ -94,21 +91,21 @@ def read_segments(path: Path) -> list[Segment]:
     """The segments of an RTTM or JSON file in order of time; InputError when there are none or one is impossible."""
     try:
         if path.suffix == ".rttm":
-            fields = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+            fields = [line.split() for line in jsonfile.read_bytes(path).decode().splitlines()]
             found = [Segment(f[7], float(f[3]), float(f[3]) + float(f[4])) for f in fields if f and f[0] == "SPEAKER"]
         else:
-            found = [Segment(str(e["speaker"]), float(e["start"]), float(e["end"])) for e in read_json(path)]
+            found = [Segment(str(e["speaker"]), seconds(e["start"]), seconds(e["end"])) for e in read_json(path)]
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError) as error:
         layouts = "RTTM lines or [{'speaker', 'start', 'end'}]"
-        raise InputError(f"{path}: not a diarisation ({error}); expected {layouts}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        raise InputError(f"{path}: not a diarisation ({show(str(error), 120)}); expected {layouts}") from None
     if not found:
         raise InputError(f"{path}: holds no segments; diarise the recording again")
     for segment in found:
         if not 0 <= segment.start < segment.end < math.inf:
             span = f"{segment.start:g} to {segment.end:g} s"
-            raise InputError(f"{path}: segment of {segment.speaker} from {span} cannot be; mend it")
+            raise InputError(f"{path}: segment of {show(segment.speaker)} from {span} cannot be; mend it")
     return sorted(found, key=lambda segment: (segment.start, segment.end, segment.speaker))
 
 
@@ -116,14 +113,15 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of a .jsonl file in order of time, each with ``kind``, ``start`` and ``end``; InputError for other content."""
     events, number = [], 0
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):  # noqa: B007
-            event = json.loads(line)
-            start, end = float(event["start"]), float(event.get("end", event["start"]))
+        for number, line in enumerate(jsonfile.read_bytes(path).decode().splitlines(), 1):  # noqa: B007
+            event = jsonfile.parse_json(line, f"{path}: line {number}")
+            start, end = seconds(event["start"]), seconds(event.get("end", event["start"]))
             if not (isinstance(event["kind"], str) and 0 <= start <= end < math.inf):
                 raise ValueError("times or kind cannot be")
             events.append({**event, "start": start, "end": end})
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: line {number} is no event ({error}); expected {{'kind', 'start', 'end'}}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        reason = show(str(error), 120)
+        raise InputError(f"{path}: line {number} is no event ({reason}); expected {{'kind', 'start', 'end'}}") from None
     return sorted(events, key=lambda event: (event["start"], event["end"], event["kind"]))

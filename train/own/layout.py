@@ -11,13 +11,21 @@ A mono recording comes with ``NAME.rttm`` or ``NAME.segments.json``.
 from __future__ import annotations
 
 import gzip
-import json
+import io
+import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from duplex.errors import InputError
+from duplex.jsonfile import parse_json, seconds
+from duplex.wording import show
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+LARGEST_MANIFEST = 1 << 26
+"""Bytes, unpacked: a million recordings. A packed file may promise any number."""
+MAX_BAD_LINES = 500
+"""After so many the file is taken for something else."""
 _NOT_MANIFESTS = (".events.jsonl", "rejected.jsonl", "report.jsonl")
 
 
@@ -89,21 +97,39 @@ def _manifests(root: Path) -> list[Path]:
 
 def _manifest(path: Path) -> list[Item]:
     opener = gzip.open if path.suffix == ".gz" else open
-    items = []
+    items: list[Item] = []
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with opener(path, "rb") as file:
+            raw = file.read(LARGEST_MANIFEST + 1)
+        if len(raw) > LARGEST_MANIFEST:
+            raise InputError(f"{path}: more than {LARGEST_MANIFEST >> 20} MiB of manifest; split it")
+        raw.decode()
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as a manifest ({error}); give a folder or lines of JSON") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            relative, duration = Path(entry["path"]), entry.get("duration")
-            audio = path.parent / relative
-            duration = None if duration is None else float(duration)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problem = f"{path}: line {number} is no {{'path', 'duration'}} entry ({error})"
-            items.append(Item(f"{path.stem}:{number}", path, problem=problem))
+    bad = 0
+    for number, line in enumerate(io.BytesIO(raw), 1):
+        if line.isspace():
             continue
-        items.append(Item(relative.with_suffix("").as_posix(), audio, duration=duration, **beside(audio)))
+        try:
+            items.append(_entry(path.parent, parse_json(line, "the line")))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            bad += 1
+            if bad > MAX_BAD_LINES:
+                raise InputError(f"{path}: more than {MAX_BAD_LINES} lines are no {{'path', 'duration'}} entries; "
+                                 "give a manifest") from None
+            problem = f"{path}: line {number} is no {{'path', 'duration'}} entry ({show(str(error), 120)})"
+            items.append(Item(f"{path.stem}:{number}", path, problem=problem))
     return items
+
+
+def _entry(folder: Path, entry: dict) -> Item:
+    """One line of a manifest. Raises ValueError, KeyError, TypeError, AttributeError or OSError for what is none."""
+    relative, duration = Path(entry["path"]), entry.get("duration")
+    str(relative).encode()  # half a character is no part of a file's name
+    if "\0" in str(relative):
+        raise ValueError("a path with NUL")
+    duration = None if duration is None else seconds(duration)
+    if duration is not None and not 0 <= duration < math.inf:
+        raise ValueError("a duration that cannot be")
+    audio = folder / relative
+    return Item(relative.with_suffix("").as_posix(), audio, duration=duration, **beside(audio))
