@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,19 +94,24 @@ class Runner:
         return there and mark.read_text(encoding="utf-8") == self.key(command)
 
     def run(self, waiting: dict[str, list[str]], jobs: int) -> None:
-        """Runs commands, so many at a time, and says how each ended."""
+        """Runs commands, so many at a time, and says how each ended. Who stops this stops them."""
         queue, running = list(waiting.items()), {}
-        while queue or running:
-            while queue and len(running) < jobs:
-                name, command = queue.pop(0)
-                if self.done(name, command):
-                    self.say(f"{name}: done before")
-                    continue
-                with open(self.log(name), "w", encoding="utf-8") as log:
-                    running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                self.end(name, waiting[name], running.pop(name).returncode)
-            time.sleep(0.2)
+        try:
+            while queue or running:
+                while queue and len(running) < jobs:
+                    name, command = queue.pop(0)
+                    if self.done(name, command):
+                        self.say(f"{name}: done before")
+                        continue
+                    with open(self.log(name), "w", encoding="utf-8") as log:
+                        running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    self.end(name, waiting[name], running.pop(name).returncode)
+                time.sleep(0.2)
+        finally:
+            for process in running.values():
+                process.terminate()
+                process.wait()
 
     def end(self, name: str, command: Sequence[str], status: int) -> None:
         """Marks a bench that is done, and names one that failed."""
@@ -172,4 +178,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the benches end, too
     sys.exit(main())

@@ -5,6 +5,8 @@ import math
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from benchmarks import bench, kept, record
 
 
@@ -66,6 +68,20 @@ def test_benches_run_once_and_what_failed_is_named(tmp_path, monkeypatch, capsys
     assert bench.main(arguments) == 0
     said = capsys.readouterr().out
     assert "card: done\n" in said and "timed: done\n" in said and "ablation: done before" in said
+
+
+def test_who_stops_the_benches_stops_all_of_them(tmp_path, monkeypatch, saved):
+    started, start = [], bench.subprocess.Popen
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.subprocess, "Popen", lambda *given, **named: started.append(start(*given, **named)) or started[-1])
+    monkeypatch.setattr(bench.time, "sleep", interrupted)
+    runner = bench.Runner(SimpleNamespace(model=str(saved)), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run({name: [sys.executable, "-c", "import time; time.sleep(600)"] for name in ("card", "codec")}, 2)
+    assert len(started) == 2 and all(process.returncode not in (None, 0) for process in started)
 
 
 def test_results_are_put_on_record_without_their_items(tmp_path):
