@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
         keep_curves(out)
+    warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`")  # meant so: the module draws
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
     except BaseException:

@@ -41,7 +41,8 @@ def check_space(out: Path, parameters: int, trained: int) -> None:
     needed = 2 * 4 * (parameters + 2 * trained)
     free = shutil.disk_usage(out).free
     if free < needed:
-        raise ConfigError(f"{out}: {free / 1e9:.2f} GB are free, two checkpoints need {needed / 1e9:.2f} GB; "
+        unit, size = ("GB", 1e9) if needed >= 1e9 else ("MB", 1e6)
+        raise ConfigError(f"{out}: {free / size:.2f} {unit} are free, two checkpoints need {needed / size:.2f} {unit}; "
                           "free some space or choose another --out")
 
 

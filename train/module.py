@@ -76,21 +76,29 @@ class DuplexModule(L.LightningModule):
             self.model = shard(self.model, lambda: first_model(self.model.config, self.recipe.start), self.device_mesh,
                                self.device, self.recipe.machine)
 
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], _: int) -> dict[str, Tensor]:
+        """Draws what is left to chance while the codes are still in main memory, so that no accelerator has to wait for it."""
+        if not self.trainer.training:
+            return batch
+        s, codes = self.settings, batch["codes"][:, : self.model.config.num_rows]
+        generators = [np.random.default_rng((s.seed, 5, sample)) for sample in batch["sample"].tolist()]
+        text_only = bool(batch["text_only"]) or self.recipe.data.kind == "text"
+        index = depth_frames(codes, self.model.config.existing_text_padding_id, s, generators, text_only)
+        inputs = drop_user(codes, self.model.layout, s, generators)
+        return batch | {"inputs": inputs, "index": index, "text_only": text_only}
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch (`Ledger` stops the run where it is not finite)."""
-        rows, text_only = self.model.config.num_rows, bool(batch["text_only"]) or self.recipe.data.kind == "text"
+        rows = self.model.config.num_rows
         codes, heard = batch["codes"][:, :rows], batch["codes"][:, rows:]
-        s, pad = self.settings, self.model.config.existing_text_padding_id
-        generators = [np.random.default_rng((s.seed, 5, int(sample))) for sample in batch["sample"]]
-        index = depth_frames(codes, pad, s, generators, text_only)
-        out = self.losses(drop_user(codes, self.model.layout, s, generators), codes, index)
+        out = self.losses(batch["inputs"], codes, batch["index"])
         total, terms = out.total, {}
         if self.listener is not None and heard.shape[1]:
             terms["heard"] = self.listener.loss(heard[:, 0], mean_of_all)
-            total = total + s.heard * terms["heard"]
+            total = total + self.settings.heard * terms["heard"]
         optimizer = self.optimizers(use_pl_optimizer=False) if self.trainer.optimizers else None
         if isinstance(optimizer, TwoMemoriesAdamW):
-            optimizer.text_only = text_only
+            optimizer.text_only = batch["text_only"]
         if (self.global_step + 1) % LOG_EVERY == 0:  # when the loggers take what is there
             for name, value in {"loss": total, **terms}.items():
                 self.log(name, mean_of_all(value.detach()), prog_bar=True)

@@ -38,23 +38,31 @@ def last_step(out: Path) -> int:
     return lines[-1]["step"] + 1 if lines else 0
 
 
-def stamp(out: Path) -> int:
-    """When the newest checkpoint was written; 0 before the first."""
-    return os.stat(out / LAST).st_mtime_ns if (out / LAST).exists() else 0
+def written(file: Path) -> int:
+    """When a file was last written; 0 where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def kill_once(process: BaseProcess, out: Path, rng: random.Random, moment: str) -> str | None:
     """Kills the run at a random ``moment`` of the kind; says where it really was, or None when it ended first."""
     part, pid = out / (LAST + ".part"), process.pid or 0
-    before, saved = stamp(out), [time.monotonic()]  # the beginning, then each checkpoint
+    left = written(part)  # by an earlier kill: no save of this process
+    before, saved = written(out / LAST), [time.monotonic()]  # the beginning, then each checkpoint
+
+    def saving() -> bool:
+        return written(part) not in (0, left)
+
     wanted, share = rng.randint(1, SAVES), rng.random()
     while process.is_alive():
-        now = stamp(out)
+        now = written(out / LAST)
         if now != before:
             before, saved = now, [*saved, time.monotonic()]
-        if moment == SAVING and len(saved) >= wanted and part.exists():
+        if moment == SAVING and len(saved) >= wanted and saving():
             os.kill(pid, signal.SIGSTOP)
-            if part.exists():  # it stands still in the middle of a save
+            if saving():  # it stands still in the middle of a save
                 break
             os.kill(pid, signal.SIGCONT)
         if moment == TRAINING and len(saved) > wanted and time.monotonic() - saved[-1] > share * (saved[-1] - saved[-2]):
@@ -66,7 +74,7 @@ def kill_once(process: BaseProcess, out: Path, rng: random.Random, moment: str) 
         return None
     os.kill(pid, signal.SIGKILL)
     process.join()
-    return SAVING if part.exists() else STARTING if len(saved) == 1 else TRAINING
+    return SAVING if saving() else STARTING if len(saved) == 1 else TRAINING
 
 
 def difference(a: Path, b: Path) -> str | None:
