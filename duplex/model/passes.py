@@ -19,6 +19,8 @@ from torch.nn import functional as F
 _BLOCK = 128
 LONGEST = 1024
 """Frames up to which `attend_in_blocks` is worth the memory of its attention weights."""
+FEW = 1.0
+"""Rows for each input, or ids for each entry, up to which weights are used where they lie and not gathered in one tensor."""
 
 
 def applies(x: Tensor) -> bool:
@@ -59,15 +61,25 @@ def turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def each_linear(x_NQD: Tensor, linears: Sequence[nn.Linear]) -> Tensor:
-    """Position q through its own layer, in one batched product: [N, Q, D] -> [N, Q, out]."""
+    """Position q through its own layer: [N, Q, D] -> [N, Q, out].
+
+    In one batched product where there are more rows than inputs; with fewer, laying the weights side by side, and their
+    gradients apart again, would move more memory than the products do.
+    """
+    if x_NQD.shape[0] <= FEW * x_NQD.shape[2]:
+        return torch.stack([F.linear(x_ND, m.weight) for m, x_ND in zip(linears, x_NQD.unbind(1), strict=True)], 1)
     return torch.bmm(x_NQD.transpose(0, 1), torch.stack([m.weight for m in linears]).mT).transpose(0, 1)
 
 
 def sum_of_embeddings(ids_BKT: Tensor, tables: Sequence[Tensor]) -> Tensor:
     """Sum over rows of row k's entry of table k, nothing for negative ids: [B, K, T] -> [B, T, D].
 
-    One lookup in all tables laid end to end.
+    One lookup in all tables laid end to end, or in each where they hold far more entries than are looked up.
     """
+    if ids_BKT.numel() <= FEW * sum(len(table) for table in tables):
+        known = (ids_BKT >= 0).float().unbind(1)
+        rows = zip(ids_BKT.clamp(min=0).unbind(1), known, tables, strict=True)
+        return torch.stack([F.embedding(ids_BT, table) * k_BT[..., None] for ids_BT, k_BT, table in rows]).sum(0)
     first_K = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
     bags_NK = (ids_BKT.clamp(min=0) + first_K[:, None]).transpose(1, 2).flatten(0, 1)
     known_NK = (ids_BKT >= 0).transpose(1, 2).flatten(0, 1).float()

@@ -133,3 +133,15 @@ def test_the_forward_pass_can_be_compiled():
     compiled = dialogue_loss(torch.compile(model, backend="eager")(codes, depth_index=index), codes, SMALL).total
     compiled.backward()
     assert torch.allclose(compiled, plain, rtol=1e-5) and model.text_emb.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("few", [0.0, 1e9], ids=["gathered", "in place"])
+def test_weights_in_place_or_gathered_give_the_same(few, monkeypatch):
+    monkeypatch.setattr(passes, "FEW", few)
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(8, 12, bias=False) for _ in range(3)]
+    assert_same(*both_ways(lambda x, *w: passes.each_linear(x, layers) if passes.applies(x) else torch.stack(
+        [layer(x_ND) for layer, x_ND in zip(layers, x.unbind(1), strict=True)], 1), torch.randn(5, 3, 8)))
+    tables, ids = [torch.randn(6, 8), torch.randn(9, 8)], torch.tensor([[[0, 5, -1], [8, -1, 2]]])
+    expected = torch.stack([tables[0][0] + tables[1][8], tables[0][5], tables[1][2]])[None]
+    assert torch.allclose(passes.sum_of_embeddings(ids, tables), expected, atol=1e-6)
