@@ -2,8 +2,10 @@
 
 import io
 import random
+import re
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +115,12 @@ def test_the_command(tmp_path, capsys):
     assert "1 files" in capsys.readouterr().out
     assert main([str(tmp_path / "none.tgz"), str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_nothing_else_unpacks_archives():
+    """One place that unpacks: `duplex.archive` (the trials of it make archives)."""
+    root = Path(__file__).parents[2]
+    pattern = re.compile(r"\btarfile\b|unpack_archive|\.extract(?:all|file)?\(")
+    found = {path.relative_to(root).as_posix() for package in ("duplex", "train", "infer", "benchmarks")
+             for path in (root / package).rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))}
+    assert found == {"duplex/archive.py", "benchmarks/trust/checkpoints.py"}
