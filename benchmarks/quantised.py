@@ -1,12 +1,13 @@
 """What rounded weights cost in accuracy: nats per token, and agreement of the tokens that would be chosen.
 
     python -m benchmarks.quantised
-    python -m benchmarks.quantised --model FOLDER --frames 1500 --seeds 4 --json quantised.json
+    python -m benchmarks.quantised --model FOLDER --frames 1500 --seeds 4 --speed FOLDER random-25m --json quantised.json
 
 The exact model converses with the recorded user that comes with the product, sampling as its folder recommends. A copy of it with
 the very weights that the kernels use (rounded, and turned back to floats) then predicts the same conversations, teacher-forced.
 The difference in nats is what the rounding costs on what the model says; agreement is how often the likeliest token stays the
-same given the same past. The last line on stdout is JSON.
+same given the same past. `--speed` times a frame of each scheme, and of the same weights in a well-kept library's kernels
+(`benchmarks.library`), in turns. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import record
 from benchmarks.cost import named_model
+from benchmarks.growth import interleaved
 from benchmarks.kinds import recorded_user
+from benchmarks.library import KERNELS, Products, frame_linears
 from duplex.checkpoint import LoadedModel
 from duplex.errors import InputError
+from duplex.fast.lm import NativeEngine
 from duplex.fast.packing import Matrix
 from duplex.loss import dialogue_loss
-from duplex.model.layers import TokenEmbedding
 from duplex.model.lm import DuplexLM
 from duplex.streams import StreamLayout
 from duplex.units import FRAME_SAMPLES
@@ -57,13 +61,10 @@ def conversation(model: LoadedModel, frames: int, seed: int) -> Tensor:
 def rounded(lm: DuplexLM, scheme: str) -> DuplexLM:
     """A copy of the model with the weights that the native step reads in this scheme, as floats."""
     twin = copy.deepcopy(lm)
-    inside = {id(part) for module in twin.modules() if isinstance(module, TokenEmbedding) for part in module.modules()}
-    exact = {id(head) for head in twin.extra_heads}
     with torch.no_grad():
-        for module in twin.modules():
-            if isinstance(module, nn.Linear) and id(module) not in inside | exact:
-                columns = Matrix(module.weight, scheme).multiply(torch.eye(module.in_features))
-                module.weight.copy_(columns.T)
+        for _, module in frame_linears(twin):
+            columns = Matrix(module.weight, scheme).multiply(torch.eye(module.in_features))
+            module.weight.copy_(columns.T)
     return twin
 
 
@@ -96,6 +97,23 @@ def _row(nll: dict[str, float], base: dict[str, float], text: float, audio: floa
             "text_agreement": text, "audio_agreement": audio}
 
 
+def frame_times(model: LoadedModel, schemes: Sequence[str], rounds: int, threads: int = 1) -> dict[str, float]:
+    """Median milliseconds of the processor for one frame, all in turns: the whole native step by scheme ("exact" is the first),
+    and the products alone in the library ("ort-f32", …)."""
+    user = torch.zeros(1, StreamLayout.from_config(model.config).n_user, dtype=torch.long)
+
+    def step(scheme: str) -> Callable[[], object]:
+        engine = NativeEngine(model.lm, model.sampling, scheme)
+        held = [engine.init_state()]
+        return lambda: held.__setitem__(0, engine.step(held[0], user)[0])
+
+    calls: dict[object, Callable[[], object]] = {scheme: step(scheme) for scheme in ("exact", *schemes)}
+    calls |= {scheme: Products(model.lm, scheme, threads=threads).frame for scheme in KERNELS}
+    interleaved(calls, 2)
+    times = interleaved(calls, rounds)
+    return {str(name): round(1e3 * statistics.median(processor for _, processor in spans), 3) for name, spans in times.items()}
+
+
 def run(args: argparse.Namespace) -> None:
     """Lives through the conversations, compares, prints a table and the result."""
     if cli.device_of(args).type != "cpu":
@@ -110,6 +128,12 @@ def run(args: argparse.Namespace) -> None:
     for name, row in result["schemes"].items():
         print(f"{name:8}{row['text_nats']:11.4f}{row['text_excess']:10.5f}{row['audio_nats']:12.4f}{row['audio_excess']:10.5f}"
               f"{row['text_agreement']:11.2%}{row['audio_agreement']:11.2%}")
+    result["frame_ms"] = {}
+    for source in args.speed:
+        timed = model if source == args.model else named_model(source, "cpu", "naive")
+        times = frame_times(timed, [s for s in args.schemes if s in ("int8", "int4")], args.rounds, args.threads)
+        result["frame_ms"][Path(source).name] = times
+        print(f"{Path(source).name}, ms of the processor: " + ", ".join(f"{name} {ms:.2f}" for name, ms in times.items()))
     record.write(args.json, result)
     print(json.dumps(result, allow_nan=False), flush=True)
 
@@ -122,6 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=cli.at_least(2), default=750, metavar="T", help="length of each conversation")
     parser.add_argument("--seeds", type=cli.at_least(1), default=2, metavar="N", help="conversations, from --seed on")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of the first conversation")
+    parser.add_argument("--speed", nargs="+", default=[], metavar="MODEL",
+                        help="also the time of a frame of these models, beside the library's kernels (needs onnx, onnxruntime)")
+    parser.add_argument("--rounds", type=cli.at_least(1), default=30, metavar="N", help="timed frames of each")
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     return cli.run(parser, run, argv)
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from benchmarks import quantised
+from benchmarks import library, quantised
 from duplex.engine import Engine
 from duplex.fast.lm import NativeEngine
 from duplex.testing import fake_loaded_model
@@ -53,3 +53,19 @@ def test_the_command_writes_its_result(tmp_path, capsys, saved):
     assert json.loads(out.read_text()) == result and set(result["schemes"]) == {"exact", "int8", "int4"}
     assert quantised.main(["--device", "meta"]) == 2
     assert "use cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["f32", "int8", "int4"])
+def test_the_library_computes_with_the_weights_of_the_kernels(scheme):
+    pytest.importorskip("onnxruntime")
+    lm = fake_loaded_model().lm
+    theirs, twin = library.Products(lm, f"ort-{scheme}").weights(), dict(library.frame_linears(quantised.rounded(lm, scheme)))
+    assert theirs.keys() == twin.keys() and len(theirs) > 8
+    for name, weight in theirs.items():
+        assert torch.allclose(weight, twin[name].weight, atol=1e-6), name
+
+
+def test_frames_are_timed_beside_the_library():
+    pytest.importorskip("onnxruntime")
+    times = quantised.frame_times(fake_loaded_model(), ["int8"], 2)
+    assert times.keys() == {"exact", "int8", *library.KERNELS} and min(times.values()) > 0
