@@ -120,6 +120,15 @@ def quantised() -> str:
     return table(head, lines) + _source("quantised")
 
 
+def library() -> str:
+    times = result("quantised").get("frame_ms")
+    if not times:
+        raise InputError("the result has no times; add --speed tiny random-25m")
+    names = list(dict.fromkeys(name for row in times.values() for name in row))
+    lines = [(model, *(_ms(row[name]) if name in row else "—" for name in names)) for model, row in times.items()]
+    return table(("model, processor ms", *names), lines) + _source("quantised")
+
+
 def kinds() -> str:
     found = result("latency-tiny-moshi")["latency_kinds"]
     lines = [(name, ", ".join(f"{key.removesuffix('_ms')} {value} ms" if key.endswith("ms") else f"{key} = {value}"
@@ -208,8 +217,8 @@ def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, 
 
 TABLES: dict[str, Callable[[], str]] = {
     "frame": frame, "ratios": ratios, "codec": codec, "cost": cost, "rows-tiny": lambda: rows_of("latency-tiny"),
-    "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "kinds": kinds, "start": start,
-    "call": call, "training": training, "targets": targets}
+    "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "library": library,
+    "kinds": kinds, "start": start, "call": call, "training": training, "targets": targets}
 
 
 def written(page: str) -> str:
