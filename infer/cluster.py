@@ -120,7 +120,11 @@ def start(settings: Settings, replicas: int, host: str = "127.0.0.1", port: int 
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error",
                  runtime_env={"env_vars": {"PYTHONPATH": root, "OMP_NUM_THREADS": str(settings.threads),
                                            "OMP_WAIT_POLICY": "PASSIVE"}})
-    serve.start(http_options={"host": host, "port": port, "request_timeout_s": None})
+    from starlette.middleware import Middleware
+
+    from infer.server.last_words import LastWords
+
+    serve.start(http_options={"host": host, "port": port, "request_timeout_s": None, "middlewares": [Middleware(LastWords)]})
     return serve.run(application(settings, replicas, gpus, cpus), name=NAME, route_prefix="/")
 
 

@@ -30,8 +30,8 @@ class Options:
     minutes: float | None = None
     """Length of a section's longest run (soak, fuzzing); None: as promised, or as short as `short` asks."""
     seed: int = 0
-    soak: Path | None = None
-    """Record of a soak that was run before, to be judged in place of a new one."""
+    soaks: tuple[Path, ...] = ()
+    """Records of `benchmarks.trust.soak` that were made before, to be judged in place of new ones."""
 
     def length(self, promised: float, short: float) -> float:
         """Minutes of a run that is promised to last so long."""

@@ -3,6 +3,7 @@
     python -m benchmarks.trust                              # the long forms: about four hours, two of them a soak
     python -m benchmarks.trust --short                      # the short ones
     python -m benchmarks.trust --only faults access         # some sections; the others keep their lines in the report
+    python -m benchmarks.trust --merge a/trust.json b/trust.json    # reports made elsewhere: the newest of each section
 
 The exit status is 1 when a promise is broken.
 """
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import record
 from benchmarks.trust import SECTIONS, Options, Promise, report
 from duplex.errors import InputError
 from infer import cli
@@ -29,10 +31,12 @@ def parser() -> cli.Parser:
     parser.add_argument("--short", action="store_true", help="the short forms: minutes in place of hours")
     parser.add_argument("--only", nargs="+", choices=tuple(SECTIONS), metavar="SECTION",
                         help=f"some of: {', '.join(SECTIONS)}; the others keep their lines in the report")
+    parser.add_argument("--merge", nargs="+", metavar="FILE", help="run nothing; put these reports into the one in --out")
     parser.add_argument("--out", default=DEFAULT_OUT, metavar="FOLDER", help="where the report goes")
     parser.add_argument("--model", default="tiny", metavar="MODEL", help="the model behind the server")
     parser.add_argument("--minutes", type=cli.number(0.01, 24 * 60), metavar="M", help="length of a section's longest run")
-    parser.add_argument("--soak", metavar="FILE", help="judge the record of a soak that was run before (benchmarks.trust.soak)")
+    parser.add_argument("--soak", nargs="+", default=[], metavar="FILE",
+                        help="judge records that benchmarks.trust.soak made before, in place of new ones")
     parser.add_argument("--seed", type=cli.at_least(0), default=0)
     return parser
 
@@ -59,11 +63,17 @@ def section(name: str, options: Options) -> list[Promise]:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sections one after another; gives the exit status."""
-    out, soak = Path(args.out), None if args.soak is None else Path(args.soak)
-    if soak is not None and not soak.is_file():
-        raise InputError(f"--soak {soak}: no such file; give a record that benchmarks.trust.soak wrote")
+    out, soaks = Path(args.out), tuple(map(Path, args.soak))
+    for soak in soaks:
+        if not soak.is_file():
+            raise InputError(f"--soak {soak}: no such file; give a record that benchmarks.trust.soak wrote")
     out.mkdir(parents=True, exist_ok=True)
-    options = Options(args.short, out, args.model, args.minutes, args.seed, soak)
+    if args.merge:
+        result = report.joined([record.read(file) for file in args.merge] + [had for had in [report.read(out)] if had])
+        report.write(out, result)
+        print(f"wrote {out / report.FILE} and {out / 'index.html'}: {len(report.broken(result))} promises broken")
+        return 1 if report.broken(result) else 0
+    options = Options(args.short, out, args.model, args.minutes, args.seed, soaks)
     report.read(out)  # complains now about a file that is something else, not after hours
     result: dict | None = None
     for name in args.only or SECTIONS:
@@ -85,7 +95,7 @@ def _command(args: argparse.Namespace, name: str) -> str:
     parts = ["python -m benchmarks.trust", *(["--short"] if args.short else []), f"--only {name}"]
     parts += [f"--model {Path(args.model).name}"] if args.model != "tiny" else []
     parts += [f"--minutes {args.minutes:g}"] if args.minutes is not None else []
-    parts += [f"--soak {Path(args.soak).name}"] if args.soak is not None else []
+    parts += [f"--soak {' '.join(Path(soak).name for soak in args.soak)}"] if args.soak and name == "sessions" else []
     return " ".join(parts)
 
 

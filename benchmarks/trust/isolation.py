@@ -22,7 +22,7 @@ SEED, HEAT = 7, 0.9
 
 def run(options: Options) -> Iterator[Promise]:
     """The model of the server in a batch of four, its frames compared bit for bit."""
-    frames = 20 if options.short else 75
+    frames = 12 if options.short else 75
     model = load_model(options.model, backend="auto")
     said = voice().astype(np.float32)[:frames] / 32768
     how = f"{SLOTS} rows, {frames} frames of speech, temperatures {HEAT}; sound, tokens, text and events by SHA-256; " \

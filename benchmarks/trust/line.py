@@ -16,6 +16,8 @@ from infer.conditions import TICK, TICK_MS, Conditions, Link
 BAD = Conditions(delay_ms=50, jitter_ms=30, stall_share=0.02, stall_ms=200)
 _CHUNK = np.full(FRAME_SAMPLES, 0.1, np.float32)
 _TOGETHER_SECONDS = 0.005
+_BURST = 30
+"""Ticks in which what was held up comes."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,17 @@ class Played:
     stalls_ms: tuple[float, ...]
     """When frames that were held up came."""
 
-    def off_after(self, seconds: float, warm_seconds: float) -> np.ndarray:
-        """|delay - delay before the stall| so long after each stall that begins after the warming up; [stalls] in ms."""
-        found = []
+    def back_after(self, within_ms: float, warm_seconds: float) -> np.ndarray:
+        """Seconds from each stall that begins after the warming up until the delay is as wanted again; [stalls].
+
+        Counted from when what was held up came; a further stall in between counts into it.
+        """
+        found, off = [], np.abs(self.log[:, 1] - self.log[:, 2])
         for at in self.stalls_ms:
-            before, after = int((at - BAD.stall_ms) / TICK_MS) - 10, int((at + 1000 * seconds) / TICK_MS)
-            if before * TICK_MS > 1000 * warm_seconds and after < len(self.log):
-                found.append(abs(self.log[after, 1] - self.log[before, 1]))
+            came = int(at / TICK_MS)
+            later = off[came + _BURST : came + 3000] <= within_ms
+            if at > 1000 * warm_seconds and later.any():
+                found.append((_BURST + int(np.argmax(later))) * TICK_MS / 1000)
         return np.array(found)
 
 
@@ -65,25 +71,25 @@ def replayed(arrivals: Sequence[float], config: PlayoutConfig) -> Played:
     """What a loudspeaker would have got of frames that came at these times (seconds)."""
     buffer, log, stalls, number = PlayoutBuffer(config), [], [], 0
     first = arrivals[0]
-    for tick in range(1, int(100 * (arrivals[-1] - first))):
-        while number < len(arrivals) and 100 * (arrivals[number] - first) <= tick:
+    for tick in range(int(100 * (arrivals[-1] - first))):
+        while number < len(arrivals) and 100 * (arrivals[number] - first) <= tick + 1e-6:
             buffer.push(_CHUNK)
             number += 1
         buffer.pull(TICK)
-        log.append((TICK_MS * tick, buffer.delay_ms, buffer.target_ms))
+        log.append((TICK_MS * (tick + 1), buffer.delay_ms, buffer.target_ms))
     return _played(buffer, log, stalls)
 
 
 def drifted(seconds: float, ppm: float, config: PlayoutConfig) -> tuple[float, PlayoutBuffer]:
     """An even source and a loudspeaker whose clock is off; the greatest distance of the delay from what is wanted, in ms."""
     buffer, worst, given = PlayoutBuffer(config), 0.0, 0
-    period = 0.04 / (1 + ppm * 1e-6)
+    period = 0.02 / (1 + ppm * 1e-6)
     for pull in range(int(seconds / period)):
         while given * FRAME_SAMPLES / SAMPLE_RATE <= pull * period:
             buffer.push(_CHUNK)
             given += 1
-        buffer.pull(4 * TICK)
-        if pull > 100:
+        buffer.pull(2 * TICK)
+        if pull > 200:
             worst = max(worst, abs(buffer.delay_ms - buffer.target_ms))
     return worst, buffer
 

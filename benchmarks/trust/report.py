@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import record
 from benchmarks.trust import SECTIONS, Promise
+from duplex.errors import InputError
 
 FILE = "trust.json"
 
@@ -24,9 +25,26 @@ def merged(before: dict | None, area: str, promises: Sequence[Promise], *, comma
     areas = dict((before or {}).get("areas", {}))
     areas[area] = {key: head[key] for key in ("date", "commit", "machine", "seed")} | {
         "command": command, "short": short, "seconds": round(seconds, 1), "promises": [asdict(line) for line in promises]}
+    return _ordered(head | {"command": "python -m benchmarks.trust"}, areas)
+
+
+def joined(results: Sequence[dict]) -> dict:
+    """One result of several: of every area the one that was measured last. Raises InputError for what is no such result."""
+    areas: dict[str, dict] = {}
+    for result in results:
+        if result.get("benchmark") != "trust":
+            raise InputError(f"a result of '{result.get('benchmark')}' is no report on promises; give files called {FILE}")
+        for area, one in result["areas"].items():
+            if area not in areas or one["date"] >= areas[area]["date"]:
+                areas[area] = one
+    return _ordered(max(results, key=lambda result: result["date"]), areas)
+
+
+def _ordered(head: dict, areas: dict[str, dict]) -> dict:
+    """The result with these areas, in the order of the report."""
     order = list(SECTIONS.values())
-    ordered = {name: areas[name] for name in sorted(areas, key=lambda name: order.index(name) if name in order else len(order))}
-    return head | {"command": "python -m benchmarks.trust", "areas": ordered}
+    names = sorted(areas, key=lambda name: order.index(name) if name in order else len(order))
+    return {**head, "areas": {name: areas[name] for name in names}}
 
 
 def lines_of(result: dict) -> list[Promise]:

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -32,16 +33,21 @@ RATED_STEP_MS = 0.9 * 80 / 2
 
 def run(options: Options) -> Iterator[Promise]:
     """The long form: ten minutes at the rated number, a soak. The short one: ten minutes of two conversations for all."""
-    if options.soak is not None:
-        yield from soak_promises(_read(options), 120.0)
-        return
-    if options.short:
+    if options.short and not options.soaks:
         result = soak.measure(2, 60 * options.length(10, 10), model=options.model, every=10.0, stay=60.0,
                               path=options.out / "soak.json", seed=options.seed)
         yield from load_promises(result, "not looked for in the short form")
         yield from soak_promises(result, 10.0)
         return
     rated, tried = rate(options)
+    yield Promise(AREA, "conversations that this machine is rated for", "≥ 1", str(rated), rated >= 1, tried)
+    if options.soaks:
+        for result in map(_read, options.soaks):
+            yield from load_promises(result, "")
+            if result["wanted_seconds"] > 3600:
+                yield from soak_promises(result, 120.0)
+        return
+    rated = max(rated, 1)
     yield from load_promises(soak.measure(rated, 600.0, model=options.model, every=10.0, path=options.out / "rated.json",
                                           seed=options.seed), tried)
     minutes = options.length(120, 10)
@@ -50,9 +56,9 @@ def run(options: Options) -> Iterator[Promise]:
 
 
 def rate(options: Options) -> tuple[int, str]:
-    """The greatest number of conversations whose step is short enough, at least 1; and what was tried, in words."""
+    """The greatest number of conversations whose step is short enough, 0 if not even one; and what was tried, in words."""
     model, said = load_model(options.model, backend="auto"), voice().astype(np.float32) / 32768
-    rated, sessions, tried = 1, 1, []
+    rated, sessions, tried = 0, 1, []
     while sessions <= MOST:
         batch, times = BatchedSessions(model, sessions), []
         for slot in range(sessions):
@@ -66,7 +72,7 @@ def rate(options: Options) -> tuple[int, str]:
         if p99 > RATED_STEP_MS:
             break
         rated, sessions = sessions, 2 * sessions
-    return rated, f"rated by the processor time of a step with all rows due, p99 of 50, at most {RATED_STEP_MS:g} ms: " \
+    return rated, f"processor time of a step with all rows due, p99 of 50, at most {RATED_STEP_MS:g} ms: " \
                   + ", ".join(tried)
 
 
@@ -139,11 +145,11 @@ def unless(busy: str, promise: Promise) -> Promise:
                    f"{promise.how}")
 
 
-def _read(options: Options) -> dict:
+def _read(path: Path) -> dict:
     try:
-        result = json.loads(options.soak.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
         if result["benchmark"] != "soak" or not result["lines"]:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{options.soak}: not a record of benchmarks.trust.soak, or one without a line") from None
+        raise InputError(f"{path}: not a record of benchmarks.trust.soak, or one without a line") from None
     return result

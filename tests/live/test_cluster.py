@@ -58,7 +58,8 @@ def test_two_replicas_and_the_loss_of_one():
             try:
                 talk(ws, 25)
                 fates.append("goes on")
-            except ConnectionClosed:
+            except ConnectionClosed as lost:
+                assert lost.rcvd.code == 1011 and "connect again" in lost.rcvd.reason
                 fates.append("was told")
         assert sorted(fates) == ["goes on", "was told"]
 

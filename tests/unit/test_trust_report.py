@@ -52,6 +52,20 @@ def test_sections_merge_into_one_report(sections, tmp_path, capsys):
     assert main(["--only", "faults", "--out", str(out)]) == 0  # what others broke is not this run's
 
 
+def test_reports_made_elsewhere_are_put_together(sections, tmp_path, capsys):
+    sections |= {"faults": [line("faults")], "echo": [line("echo", False)]}
+    for name in ("faults", "echo"):
+        main(["--only", name, "--out", str(tmp_path / name)])
+    files = [str(tmp_path / name / "trust.json") for name in ("echo", "faults")]
+    assert main(["--merge", *files, "--out", str(tmp_path / "all")]) == 1  # one of them is broken
+    result = report.read(tmp_path / "all")
+    assert list(result["areas"]) == ["faults", "echo"]
+    old = result | {"areas": {"echo": result["areas"]["echo"] | {"date": "2020-01-01 00:00 UTC", "promises": []}}}
+    assert report.joined([result, old])["areas"] == report.joined([old, result])["areas"] == result["areas"]
+    (tmp_path / "other.json").write_text(json.dumps(result | {"benchmark": "card"}))
+    assert main(["--merge", str(tmp_path / "other.json"), "--out", str(tmp_path / "all")]) == 2
+
+
 def test_an_error_in_a_section_is_a_broken_promise(sections, tmp_path, capsys):
     def failing():
         yield line("faults")
