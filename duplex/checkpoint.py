@@ -196,7 +196,9 @@ def load_lm(
     ConfigError.
     """
     opened = open_folder(folder)
-    return _load_lm(opened, _plan_lm(opened, opened.network()), device, dtype, lora, keep_lora, conditions or {})
+    config = opened.network()
+    adapter = _adapter(opened, lora, config)
+    return _load_lm(opened, _plan_lm(opened, config), device, dtype, adapter, keep_lora, conditions or {})
 
 
 def _plan_lm(opened: ModelFolder, config: LMConfig) -> Filling:
@@ -211,12 +213,11 @@ def _plan_lm(opened: ModelFolder, config: LMConfig) -> Filling:
 
 
 def _load_lm(opened: ModelFolder, planned: Filling, device: torch.device | str, dtype: torch.dtype | None,
-             lora: str | Path | None, keep_lora: bool, conditions: Mapping[str, str | None],
+             adapter: tuple[Path, float] | None, keep_lora: bool, conditions: Mapping[str, str | None],
              ) -> tuple[DuplexLM, LMConfig, dict[str, Any]]:
     lm, header = planned.module, planned.header
     assert isinstance(lm, DuplexLM)
     config = lm.config
-    adapter = _adapter(opened, lora, config)
     planned.fill(device, dtype or (torch.float32 if torch.device(device).type == "cpu" else stored_dtype(header)))
     bake_conditions(lm, header, condition_tables(opened.raw, str(opened.config_path)), conditions)
     if adapter is not None:
@@ -267,9 +268,9 @@ def load_model(
         raise ConfigError(f"{opened.config_path}: text_card is {config.text_card}, but the tokenizer has "
                           f"{tokenizer.vocab_size} pieces; use the tokenizer of this model")
     sizes = _codec_sizes(opened, config)
-    planned = _plan_lm(opened, config)  # before the codec's memory is taken
+    adapter, planned = _adapter(opened, lora, config), _plan_lm(opened, config)  # before the codec's memory is taken
     codec = _load_codec(opened, config, sizes, device)
-    lm, config, raw = _load_lm(opened, planned, device, dtype, lora, False, {})
+    lm, config, raw = _load_lm(opened, planned, device, dtype, adapter, False, {})
     meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
     loaded = LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
     _ = loaded.sampling  # wrong settings are reported now and not in the middle of a session

@@ -27,7 +27,7 @@ LIMIT_MB = 4.0
 
 # The process that is measured: it loads the good folder once, so that everything is imported, then the bad ones.
 _CHILD = """
-import gc, json, sys
+import ctypes, gc, json, sys
 from pathlib import Path
 from duplex.checkpoint import load_model
 from duplex.errors import DuplexError
@@ -39,6 +39,7 @@ def memory(name):
 load_model(sys.argv[1])
 for folder in sys.argv[2:]:
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the last load left to the allocator would hide what this one takes
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is held now
     before = memory("VmRSS")
     try:
