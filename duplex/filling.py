@@ -122,7 +122,7 @@ def plan_filling(module: nn.Module, header: Header, what: str = "the configurati
     """Compares an empty `module` with a validated file: names, shapes, types, and that every value is finite.
 
     `what` names in messages the source of the configuration; tensors called in `ignore` are skipped. Raises
-    CheckpointError for what cannot be used. The file's values pass through a buffer of a mebibyte.
+    CheckpointError for what cannot be used. The file's values pass through a small buffer.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     skipped = set(ignore)
