@@ -65,7 +65,7 @@ def verdict(met: bool | None) -> str:
 def table(lines: Sequence[Promise]) -> str:
     """Markdown: promise, limit, what was measured, verdict."""
     rows = ["| area | promise | limit | measured | kept |", "|---|---|---|---|---|"]
-    rows += [f"| {line.area} | {line.promise} | {line.limit} | {line.measured or line.how} | {verdict(line.met)} |"
+    rows += [f"| {line.area} | {line.promise} | {line.limit} | {line.measured or line.how.partition(":")[0]} | {verdict(line.met)} |"
              for line in map(_safe, lines)]
     return "\n".join(rows)
 
