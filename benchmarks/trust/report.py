@@ -63,10 +63,10 @@ def verdict(met: bool | None) -> str:
 
 
 def table(lines: Sequence[Promise]) -> str:
-    """Markdown: promise, limit, what was measured, verdict."""
+    """Markdown: promise, limit, what was measured (or in short why nothing was), verdict."""
     rows = ["| area | promise | limit | measured | kept |", "|---|---|---|---|---|"]
-    rows += [f"| {line.area} | {line.promise} | {line.limit} | {line.measured or line.how.partition(":")[0]} | {verdict(line.met)} |"
-             for line in map(_safe, lines)]
+    rows += [f"| {line.area} | {line.promise} | {line.limit} | {line.measured or line.how.partition(':')[0]} | "
+             f"{verdict(line.met)} |" for line in map(_safe, lines)]
     return "\n".join(rows)
 
 
