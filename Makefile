@@ -1,6 +1,7 @@
 # make demo    a full-duplex conversation with a recorded user, on the embedded model (no download)
 # make test    all tests; those that need a sound server, a browser or a speech engine of Debian's say so and are left out without
-# make bench   every bench of the embedded model: out/bench/index.html (about half an hour)
+# make bench   every bench of the embedded model: out/bench/index.html (about half an hour; started again it goes on)
+# make trust   the promises under load, faults and bad input: out/trust/index.html (about four hours, a two-hour soak among them)
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,7 +9,7 @@ PY := $(VENV)/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench trust lint clean
 
 demo: $(VENV)/.installed
 	@$(PY) -m infer.demo --out out/demo
@@ -19,6 +20,10 @@ test: $(VENV)/.tested
 bench: $(VENV)/.tested
 	@$(PY) -m pip install --disable-pip-version-check -q -e '.[bench]' || echo "no C compiler: PESQ is left out"
 	@$(PY) -m benchmarks.bench --model tiny --out out/bench
+
+trust: $(VENV)/.tested
+	@$(PY) -m pip install --disable-pip-version-check -q -e '.[fuzz,audit]'
+	@$(PY) -m benchmarks.trust --out out/trust
 
 lint: $(VENV)/.tested
 	@$(PY) -m ruff check .
