@@ -1,4 +1,5 @@
-"""What is left to chance in a training step: on which frames the depth transformer learns, and what of the user is not heard.
+"""What is left to chance in a training step: on which frames the depth transformer learns, what of the user is
+not heard, and what the system hears of itself.
 
 Every draw belongs to a sample (`generators`: one per sample, seeded by its number), so that it depends neither on how samples
 are dealt to processes nor on where a run was stopped.
@@ -50,4 +51,21 @@ def drop_user(codes: Tensor, layout: StreamLayout, settings: FitSettings, genera
     alone = torch.tensor([g.random() < bare for g in generators], device=codes.device)[:, None, None]
     acoustic = slice(layout.user_rows.start + 1, layout.user_rows.stop)
     codes[:, acoustic] = codes[:, acoustic].masked_fill(alone, -1)
+    return codes
+
+
+def mix_own(codes: Tensor, layout: StreamLayout, most: float, generators: list[np.random.Generator]) -> Tensor:
+    """codes [B, K, T] in which up to a share ``most`` of the system's columns are those of other frames; a copy where it differs.
+
+    What a model hears of itself while it learns is a recording, and tells the rest of a word whose first piece was written.
+    While it speaks it hears its own sound, which is worse: it must not count on it (exposure bias).
+    """
+    if most == 0:
+        return codes
+    codes, T = codes.clone(), codes.shape[2]
+    for row, g in zip(codes, generators, strict=True):
+        hit = torch.from_numpy(g.random(T) < most * g.random())
+        other = torch.from_numpy(g.integers(0, T, T))
+        rows = slice(layout.system_rows.start, layout.system_rows.stop)
+        row[rows] = torch.where(hit.to(row.device), row[rows][:, other.to(row.device)], row[rows])
     return codes

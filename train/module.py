@@ -15,7 +15,7 @@ from duplex.config import LMConfig
 from duplex.loss import NLL, LossOutput, dialogue_loss
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora
-from train.chances import depth_frames, drop_user
+from train.chances import depth_frames, drop_user, mix_own
 from train.listening import Listener
 from train.optimiser import SPEECH, TwoMemoriesAdamW
 from train.recipe import FitRecipe, FitSettings, StartSettings
@@ -84,7 +84,7 @@ class DuplexModule(L.LightningModule):
         generators = [np.random.default_rng((s.seed, 5, sample)) for sample in batch["sample"].tolist()]
         text_only = bool(batch["text_only"]) or self.recipe.data.kind == "text"
         index = depth_frames(codes, self.model.config.existing_text_padding_id, s, generators, text_only)
-        inputs = drop_user(codes, self.model.layout, s, generators)
+        inputs = drop_user(mix_own(codes, self.model.layout, s.own_noise, generators), self.model.layout, s, generators)
         return batch | {"inputs": inputs, "index": index, "text_only": text_only}
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
@@ -107,7 +107,8 @@ class DuplexModule(L.LightningModule):
 
     def losses(self, inputs: Tensor, targets: Tensor, index: Tensor | None) -> LossOutput:
         """Loss of ``targets`` given ``inputs``, both int64 [B, K, T], with token counts shared by all processes."""
-        return dialogue_loss(self.model(inputs, depth_index=index), targets, self.model.config, self.settings.loss, mean_of_all)
+        out = self.model(targets, depth_index=index, seen=inputs)
+        return dialogue_loss(out, targets, self.model.config, self.settings.loss, mean_of_all)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Adds up the unweighted likelihoods of one batch."""

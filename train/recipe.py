@@ -50,6 +50,8 @@ class FitSettings:
     """How much likelier a frame on which the system speaks is chosen for the depth transformer than a silent one."""
     acoustic_dropout: float = 0.0
     """Share of the samples that hear the user's semantic codebook alone: a new voice is then less of a surprise."""
+    own_noise: float = 0.0
+    """Up to this share of what a sample hears of the system itself comes from other frames: it must not count on that."""
     heard: float = 0.0
     """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
     validate_every: int = 500
@@ -61,7 +63,7 @@ class FitSettings:
             _need(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "depth_lr", "warmup", "weight_decay", "clip", "heard"):
             _need(getattr(self, name) >= 0, f"{name}: must not be negative, got {getattr(self, name)}")
-        for name in ("depth_share", "token_dropout", "final"):
+        for name in ("depth_share", "token_dropout", "own_noise", "final"):
             _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
 
 

@@ -136,13 +136,16 @@ class DuplexLM(nn.Module):
             return passes.each_linear(out_NQD, self.linears)
         return torch.stack([self.depth_logits(q, out_ND) for q, out_ND in enumerate(out_NQD.unbind(1))], 1)
 
-    def forward(self, codes: Tensor, depth_index: Tensor | None = None) -> LMOutput:
+    def forward(self, codes: Tensor, depth_index: Tensor | None = None, seen: Tensor | None = None) -> LMOutput:
         """Teacher-forced logits of `codes` int64 [B, K, T].
 
         With `depth_index` (int64 [N], flat `b * T + step`) the depth transformer runs on those steps alone
         and its logits are returned per step, with their targets: rows of one step belong to different frames,
         by the delays. `torch.arange(B * T)` asks for all steps. Raises InputError for another number of rows
         than the model's.
+
+        `seen` [B, K, T] is what the temporal transformer is given in place of `codes`: a training that hides or
+        disturbs its history keeps its targets, and what the depth transformer is given within a frame.
         """
         c = self.config
         B, K, T = codes.shape
@@ -152,7 +155,8 @@ class DuplexLM(nn.Module):
         delayed_BKT = self.pattern.apply(codes, initial_K)[..., :T]
         # The input of a step is what the step before it produced.
         first_BK1 = initial_K[None, :, None].expand(B, -1, 1)
-        hidden_BTD = self.temporal(torch.cat([first_BK1, delayed_BKT[..., :-1]], -1))
+        given_BKT = delayed_BKT if seen is None else self.pattern.apply(seen, initial_K)[..., :T]
+        hidden_BTD = self.temporal(torch.cat([first_BK1, given_BKT[..., :-1]], -1))
         text, audio = slice(0, 1), slice(1, 1 + c.dep_q)
         text_logits = self.text_linear(hidden_BTD)[:, None]
         text_logits, text_mask = self.pattern.rows(text).align(text_logits, float("nan"))

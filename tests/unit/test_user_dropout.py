@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
+from duplex.model.lm import DuplexLM
 from duplex.streams import StreamLayout
 from duplex.testing import tiny_lm_config
-from train.chances import drop_user
+from train.chances import drop_user, mix_own
 from train.recipe import FitSettings
 
 
@@ -36,3 +37,31 @@ def test_token_dropout_takes_whole_columns_of_the_user():
 def test_nothing_is_dropped_unless_asked_for():
     codes, out, _ = dropped()
     assert torch.equal(codes, out)
+
+
+def test_own_noise_mixes_whole_columns_of_the_system_in_time_and_nothing_else():
+    config = tiny_lm_config()
+    layout = StreamLayout.from_config(config)
+    codes = torch.arange(40).expand(50, config.num_rows, 40).clone()  # every column tells its time
+    out = mix_own(codes, layout, 0.8, [np.random.default_rng(n) for n in range(50)])
+    own = out[:, layout.system_rows]
+    assert torch.equal(own.amin(1), own.amax(1))  # whole columns
+    moved = (own[:, 0] != torch.arange(40)).float().mean(1)
+    assert moved.max() <= 0.8 + 0.1 and moved.min() < 0.1 and 0.25 < moved.mean() < 0.5  # uniform, a sample
+    rest = [n for n in range(config.num_rows) if not layout.system_rows.start <= n < layout.system_rows.stop]
+    assert torch.equal(out[:, rest], codes[:, rest]) and torch.equal(codes[:, 1], torch.arange(40).expand(50, 40))
+    assert torch.equal(mix_own(codes, layout, 0.0, []), codes)
+
+
+def test_what_is_seen_changes_the_temporal_input_and_no_target():
+    torch.manual_seed(0)
+    config = tiny_lm_config()
+    model = DuplexLM(config).eval()
+    codes = torch.randint(0, config.card, (2, config.num_rows, 12))
+    index = torch.arange(24)
+    with torch.no_grad():
+        plain, same = model(codes, index), model(codes, index, seen=codes)
+        hidden = model(codes, index, seen=torch.full_like(codes, -1))
+    assert torch.equal(plain.text_logits[plain.text_mask], same.text_logits[same.text_mask])
+    assert torch.equal(plain.depth_targets, hidden.depth_targets)
+    assert not torch.allclose(plain.text_logits[plain.text_mask], hidden.text_logits[hidden.text_mask])
