@@ -47,19 +47,11 @@ class FrameBacklog:
         """Has there been a backlog for so long that the conversation should end with a reason?"""
         return self._late > seconds_to_frames(self.config.give_up_seconds)
 
-    @property
-    def first(self) -> np.ndarray | None:
-        """The frame that has waited longest; None when none waits."""
-        return self._frames[0][0] if self._frames else None
-
-    def push(self, frame: np.ndarray, silent: bool = False, keep_silence: bool = False) -> int:
-        """Takes the next frame; returns how many were dropped for it, 0 or 1.
-
-        `keep_silence`: no silent frame is to go for it, since what waits came at once and will be worked off at once.
-        """
+    def push(self, frame: np.ndarray, silent: bool = False) -> int:
+        """Takes the next frame; returns how many were dropped for it, 0 or 1."""
         self._late = self._late + 1 if len(self._frames) >= self.config.keep_frames else 0
         self._frames.append((frame, silent))
-        if len(self._frames) > self.config.keep_frames and not keep_silence:
+        if len(self._frames) > self.config.keep_frames:
             quiet = next((place for place, (_, silent) in enumerate(self._frames) if silent), None)
             if quiet is not None:
                 del self._frames[quiet]

@@ -102,16 +102,11 @@ class Seat:
             for frame in frames.reshape(-1, FRAME_SAMPLES)[: self._allowed(whole, now)]:
                 frame = np.ascontiguousarray(frame, dtype=np.float32)
                 silent, oldest = self._backlog.dropped_silent, self._backlog.dropped_oldest
-                self._backlog.push(_Waiting(frame, now), level_db(frame) < SILENT_DB, not self._behind(now))  # type: ignore[arg-type]
+                self._backlog.push(_Waiting(frame, now), level_db(frame) < SILENT_DB)  # type: ignore[arg-type]
                 self.service.metrics.dropped.labels("silent").inc(self._backlog.dropped_silent - silent)
                 self.service.metrics.dropped.labels("oldest").inc(self._backlog.dropped_oldest - oldest)
             self._watch(now)
             self.service.wake.notify()
-
-    def _behind(self, now: float) -> bool:
-        """Is the model slower than the sound comes? A stalled network's frames come at once, and it is soon done with them."""
-        first: _Waiting | None = self._backlog.first  # type: ignore[assignment]
-        return first is not None and now - first.at > FRAME_SECONDS
 
     def _allowed(self, frames: int, now: float) -> int:
         """How many of these frames may take up the model's time; a fast model would else follow a flood."""

@@ -300,14 +300,6 @@ def test_a_backlog_gives_up_silence_first_then_the_oldest():
     assert [float(backlog.pop()[0]) for _ in range(5)] == [1, 2, 3, 4, 5] and backlog.pop() is None
 
 
-def test_silence_that_came_in_a_burst_is_kept_where_the_model_is_not_behind():
-    backlog = FrameBacklog()
-    assert backlog.first is None
-    assert [backlog.push(frame(n), silent=True, keep_silence=True) for n in range(5)] == [0] * 5 and backlog.first[0] == 0
-    assert backlog.push(frame(5), silent=True, keep_silence=True) == 1 and backlog.dropped_oldest == 1 and len(backlog) == 5
-    assert backlog.push(frame(6), silent=True) == 1 and backlog.dropped_silent == 1 and backlog.first[0] == 2
-
-
 def test_two_frames_wait_whatever_they_hold_and_a_lasting_backlog_is_overdue():
     backlog = FrameBacklog(BacklogConfig(give_up_seconds=0.4))
     assert backlog.push(frame(0), True) == backlog.push(frame(1), True) == 0 and not backlog.overdue

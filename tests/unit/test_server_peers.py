@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason="the server's parts are not installed: pip install -e '.[serve]'")
@@ -18,12 +17,8 @@ pytest.importorskip("websockets", reason="the server's parts are not installed: 
 from serving import serving  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from duplex.testing import fake_loaded_model  # noqa: E402
-from duplex.units import FRAME_SAMPLES  # noqa: E402
 from infer.server.access import Access  # noqa: E402
 from infer.server.limits import Limits  # noqa: E402
-from infer.server.loop import Seat, Service, Wish  # noqa: E402
-from infer.server.rows import BatchedSessions  # noqa: E402
 
 UPGRADE = (b"GET /api/chat?audio=pcm HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
@@ -129,26 +124,3 @@ def test_a_symbolic_link_among_the_pages_files_leads_nowhere(tmp_path, monkeypat
 
         assert [status(path) for path in ("/", "/web/link.js", "/web/secret.txt", "/web/folder.js", "/web/folder.js/x")] == [
             200, 404, 404, 404, 404]
-
-
-def test_silence_in_a_burst_is_let_go_only_where_the_model_is_behind():
-    """Some sound systems hand over several frames at once; a model that is done with them in no time needs none let go."""
-    now = [0.0]
-    service = Service(BatchedSessions(fake_loaded_model(), 1), clock=lambda: now[0])
-    seat = Seat(service, 0, Wish(), "moshi")
-    seat.ready.set()
-    seat.begun = True
-    silence = np.zeros(FRAME_SAMPLES, np.float32)
-    for _ in range(20):
-        for _ in range(4):
-            seat.push(silence)
-        assert seat.waiting == 4
-        while seat.take() is not None:
-            pass
-        now[0] += 0.32
-    assert seat.received == 80 and seat.dropped == 0
-    for _ in range(4):
-        seat.push(silence)
-    now[0] += 0.1  # the first of them waits longer than a frame lasts
-    seat.push(silence)
-    assert seat.waiting == 4 and seat.dropped == 1
