@@ -204,7 +204,7 @@ def archives(made: Path, count: int, seed: int) -> Promise:
     import tarfile
 
     rng, cage = random.Random(seed), made / "cage"
-    names = ("a", "b/c", "../x", "/tmp/duplex-x", "b/../../x", "d/../e", "link", "link/x", "..", "", "x\0y", "a\\b", "A")
+    names = ("a", "b/c", "../x", "/duplex-x", "b/../../x", "d/../e", "link", "link/x", "..", "", "x\0y", "a\\b", "A")
     bad, unpacked = [], 0
     for number in range(count):
         (cage / "inner").mkdir(parents=True)
