@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from duplex.streams import StreamLayout
 from train.recipe import FitSettings
 
+TURNS = 0.2  # how often the shift of the user's frames changes
 NEAR = 6  # frames around a word piece that count as speech
 
 
@@ -69,3 +70,60 @@ def mix_own(codes: Tensor, layout: StreamLayout, most: float, generators: list[n
         rows = slice(layout.system_rows.start, layout.system_rows.stop)
         row[rows] = torch.where(hit.to(row.device), row[rows][:, other.to(row.device)], row[rows])
     return codes
+
+
+def warp_user(codes: Tensor, layout: StreamLayout, most: int, generators: list[np.random.Generator]) -> Tensor:
+    """codes [B, K, T] whose user's columns come up to ``most`` frames early or late; a copy where it differs.
+
+    The shift changes by one frame at a time, so that a column is now and then left out or met twice.
+    """
+    if most == 0 or layout.n_user == 0:
+        return codes
+    codes, T = codes.clone(), codes.shape[2]
+    rows = slice(layout.user_rows.start, layout.user_rows.stop)
+    for row, g in zip(codes, generators, strict=True):
+        steps = g.choice((-1, 0, 1), T, p=(TURNS / 2, 1 - TURNS, TURNS / 2))
+        shift = np.abs((np.cumsum(steps) + g.integers(0, 4 * most)) % (4 * most) - 2 * most) - most  # folded back at both ends
+        source = torch.from_numpy(np.clip(np.arange(T) + shift, 0, T - 1)).to(row.device)
+        row[rows] = row[rows][:, source]
+    return codes
+
+
+def thin_user(codes: Tensor, layout: StreamLayout, most: float, generators: list[np.random.Generator]) -> Tensor:
+    """codes [B, K, T] in which up to a share ``most`` of the user's codes is missing (-1); a copy where it differs."""
+    if most == 0 or layout.n_user == 0:
+        return codes
+    codes = codes.clone()
+    rows = slice(layout.user_rows.start, layout.user_rows.stop)
+    for row, g in zip(codes, generators, strict=True):
+        share = np.float32(most * g.random())
+        gone = torch.from_numpy(g.random((layout.n_user, codes.shape[2]), np.float32) < share)
+        row[rows] = row[rows].masked_fill(gone.to(row.device), -1)
+    return codes
+
+
+class Dropout:
+    """Leaves a share of what each branch of a temporal transformer adds to its stream to chance, from one draw a sample.
+
+    A hook on the branches: the model that comes out knows nothing of it. `begin` is called before each training pass.
+    """
+
+    def __init__(self, layers: nn.ModuleList, share: float):
+        self.share, self.generators = share, []
+        for layer in layers:
+            for branch in (layer.self_attn, layer.gating if layer.gated else layer.linear2):
+                branch.register_forward_hook(self._thin)
+
+    def begin(self, seed: int, samples: list[int]) -> None:
+        """``samples``: the numbers of the batch's samples."""
+        self.generators = [torch.Generator().manual_seed(int(np.random.SeedSequence((seed, 6, n)).generate_state(1)[0]))
+                           for n in samples]
+
+    def end(self) -> None:
+        self.generators = []
+
+    def _thin(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor | None:
+        if not self.generators:
+            return None
+        kept = [torch.rand(output.shape[1:], generator=g) >= self.share for g in self.generators]
+        return output * (torch.stack(kept).to(output) / (1 - self.share))

@@ -15,7 +15,7 @@ from duplex.config import LMConfig
 from duplex.loss import NLL, LossOutput, dialogue_loss
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora
-from train.chances import depth_frames, drop_user, mix_own
+from train.chances import Dropout, depth_frames, drop_user, mix_own, thin_user, warp_user
 from train.listening import Listener
 from train.optimiser import SPEECH, TwoMemoriesAdamW
 from train.recipe import FitRecipe, FitSettings, StartSettings
@@ -65,6 +65,7 @@ class DuplexModule(L.LightningModule):
         else:
             self.model = first_model(config, self.recipe.start)
         self.listener = Listener(self.model) if settings.heard else None
+        self.dropout = Dropout(self.model.transformer.layers, settings.dropout) if settings.dropout else None
         self.train()
         if self.recipe.machine.compile and not self.sharded:
             self.model.compile()
@@ -84,14 +85,20 @@ class DuplexModule(L.LightningModule):
         generators = [np.random.default_rng((s.seed, 5, sample)) for sample in batch["sample"].tolist()]
         text_only = bool(batch["text_only"]) or self.recipe.data.kind == "text"
         index = depth_frames(codes, self.model.config.existing_text_padding_id, s, generators, text_only)
-        inputs = drop_user(mix_own(codes, self.model.layout, s.own_noise, generators), self.model.layout, s, generators)
+        layout = self.model.layout
+        inputs = mix_own(warp_user(codes, layout, s.warp, generators), layout, s.own_noise, generators)
+        inputs = thin_user(drop_user(inputs, layout, s, generators), layout, s.codebook_dropout, generators)
         return batch | {"inputs": inputs, "index": index, "text_only": text_only}
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """The loss of one batch (`Ledger` stops the run where it is not finite)."""
         rows = self.model.config.num_rows
         codes, heard = batch["codes"][:, :rows], batch["codes"][:, rows:]
+        if self.dropout is not None:
+            self.dropout.begin(self.settings.seed, batch["sample"].tolist())
         out = self.losses(batch["inputs"], codes, batch["index"])
+        if self.dropout is not None:
+            self.dropout.end()
         total, terms = out.total, {}
         if self.listener is not None and heard.shape[1]:
             terms["heard"] = self.listener.loss(heard[:, 0], mean_of_all)

@@ -52,6 +52,12 @@ class FitSettings:
     """Share of the samples that hear the user's semantic codebook alone: a new voice is then less of a surprise."""
     own_noise: float = 0.0
     """Up to this share of what a sample hears of the system itself comes from other frames: it must not count on that."""
+    codebook_dropout: float = 0.0
+    """Up to this share of the user's codes is replaced by "no token", each alone: a clip is not known by a code or two."""
+    warp: int = 0
+    """The user's frames come up to so many frames early or late, by turns: no clip has the same rhythm twice."""
+    dropout: float = 0.0
+    """Share of what each branch of the temporal transformer adds that is left out (Srivastava et al., 2014)."""
     heard: float = 0.0
     """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
     validate_every: int = 500
@@ -61,10 +67,11 @@ class FitSettings:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "frames", "validate_every", "keep_every"):
             _need(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "depth_lr", "warmup", "weight_decay", "clip", "heard"):
+        for name in ("lr", "depth_lr", "warmup", "weight_decay", "clip", "warp", "heard"):
             _need(getattr(self, name) >= 0, f"{name}: must not be negative, got {getattr(self, name)}")
-        for name in ("depth_share", "token_dropout", "own_noise", "final"):
+        for name in ("depth_share", "token_dropout", "own_noise", "codebook_dropout", "final"):
             _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        _need(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,9 @@ class FitRecipe:
         if self.train.heard and self.machine.strategy == "fsdp":
             raise ConfigError("train.heard: is for small models, and its head is not sharded; set it to 0 or choose "
                               "machine.strategy 'ddp'")
+        if self.train.dropout and (self.machine.gradient_checkpointing or self.model.gradient_checkpointing):
+            raise ConfigError("train.dropout: a pass that is repeated for its gradients would leave out something else; set it "
+                              "to 0, or machine.gradient_checkpointing to false")
         if self.start.folder:
             check_start(self.model, self.start.folder)
         self.machine.accumulate(self.train.batch)

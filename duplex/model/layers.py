@@ -214,15 +214,28 @@ def split_step(
     return x_BHE[:, :heads, None], x_BHE[:, heads:]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """Softmax attention [B, H, T, E] -> [B, T, H * E]; groups of query heads share a key/value head."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False,
+           window: int | None = None) -> Tensor:
+    """Softmax attention [B, H, T, E] -> [B, T, H * E]; groups of query heads share a key/value head.
+
+    With `causal`, each of the T positions sees those up to itself, of which the last `window` where that is given.
+    """
     repeat = q.shape[1] // k.shape[1]
     if repeat > 1:
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
     if causal and q.shape[2] <= passes.LONGEST and passes.applies(q):
-        return passes.attend_in_blocks(q, k, v)
+        return passes.attend_in_blocks(q, k, v, window)
+    if window is not None:
+        mask, causal = recent(q.shape[2], window, q.device), False
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2).flatten(2)
+
+
+def recent(T: int, window: int, device: torch.device) -> Tensor:
+    """bool [T, T]: whether a position sees another, which is itself or one of the `window` - 1 before it."""
+    positions_T = torch.arange(T, device=device)
+    behind_TT = positions_T[:, None] - positions_T
+    return (behind_TT >= 0) & (behind_TT < window)
 
 
 def init_weights(module: nn.Module) -> None:

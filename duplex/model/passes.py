@@ -35,18 +35,21 @@ def stackable(linears: Sequence[nn.Module]) -> bool:
     return all(type(m) is nn.Linear and m.bias is None and m.weight.shape == first.weight.shape for m in linears)
 
 
-def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal softmax attention [B, H, T, E] -> [B, T, H * E]: plain products, each block of queries with the keys up to its
-    end. The framework's kernel for CPUs takes about twice as long here, and for the depth transformer's few positions more.
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    """Causal softmax attention [B, H, T, E] -> [B, T, H * E]: plain products, each block of queries with the keys that one of
+    them sees, which are the last ``window`` positions where that is given. The framework's kernel for CPUs takes about twice
+    as long here, and for the depth transformer's few positions more.
     """
     B, H, T, E = q.shape
     q, k, v = (q * E**-0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    future_TT = torch.full((T, T), -math.inf).triu(1)
+    hidden_TT = torch.full((T, T), -math.inf)
+    hidden_TT = hidden_TT.triu(1) if window is None else hidden_TT.triu(1) + hidden_TT.tril(-window)
     blocks = []
     for first in range(0, T, _BLOCK):
         to = min(first + _BLOCK, T)
-        scores = torch.baddbmm(future_TT[first:to, :to], q[:, first:to], k[:, :to].mT)
-        blocks.append(scores.softmax(-1) @ v[:, :to])
+        since = 0 if window is None else max(0, first - window + 1)
+        scores = torch.baddbmm(hidden_TT[first:to, since:to], q[:, first:to], k[:, since:to].mT)
+        blocks.append(scores.softmax(-1) @ v[:, since:to])
     out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
     return out.unflatten(0, (B, H)).transpose(1, 2).flatten(2)
 

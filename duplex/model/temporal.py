@@ -62,9 +62,9 @@ class TemporalAttention(nn.Module):
         self.out_projs = ProjectionList([nn.Linear(config.dim, config.dim, bias=False)])
         self.register_load_state_dict_pre_hook(ProjectionList.accept_stacked)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_TT: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, window: int | None) -> Tensor:
         q, k, v = split_heads(self.in_projs[0](x_BTD), self.heads, self.kv_heads, rotation)
-        return self.out_projs[0](attend(q, k, v, mask_TT, causal=mask_TT is None))
+        return self.out_projs[0](attend(q, k, v, causal=True, window=window))
 
     def step(self, x_BD: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
         q, kv = split_step(self.in_projs[0](x_BD), self.heads, self.kv_heads, rotation)
@@ -96,8 +96,8 @@ class TemporalLayer(nn.Module):
         y = self.gating(y) if self.gated else self.linear2(F.gelu(self.linear1(y)))
         return x + self.layer_scale_2(y)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_TT: Tensor | None) -> Tensor:
-        attended = self.self_attn(self.norm1(x_BTD), rotation, mask_TT)
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, window: int | None) -> Tensor:
+        attended = self.self_attn(self.norm1(x_BTD), rotation, window)
         return self.feed_forward(x_BTD + self.layer_scale_1(attended))
 
     def step(self, x_BD: Tensor, rotation: Rotation | None, ring_BGCE: Tensor, window: RingWindow) -> Tensor:
@@ -154,15 +154,12 @@ class TemporalTransformer(nn.Module):
         T = x_BTD.shape[1]
         positions_T = torch.arange(T, device=x_BTD.device)
         x_BTD, rotation = self._positions(x_BTD, positions_T)
-        mask_TT = None
-        if self.config.context is not None and T > self.config.context:
-            behind = positions_T[:, None] - positions_T
-            mask_TT = (behind >= 0) & (behind < self.config.context)
+        window = self.config.context if self.config.context is not None and T > self.config.context else None
         for layer in self.layers:
             if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, rotation, mask_TT, use_reentrant=False)
+                x_BTD = checkpoint(layer, x_BTD, rotation, window, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, rotation, mask_TT)
+                x_BTD = layer(x_BTD, rotation, window)
         return x_BTD
 
     def make_ring(self, batch_size: int) -> KVRing:

@@ -46,6 +46,12 @@ def test_attention_in_blocks(T):
     assert_same(*both_ways(lambda q, k, v: attend(q, k, v, causal=True), *torch.randn(3, 2, 4, T, 8)))
 
 
+@pytest.mark.parametrize("window", [2, 100, 128, 299, 300])
+def test_attention_in_blocks_with_a_window(window):
+    torch.manual_seed(0)
+    assert_same(*both_ways(lambda q, k, v: attend(q, k, v, causal=True, window=window), *torch.randn(3, 2, 4, 300, 8)))
+
+
 def test_attention_with_shared_heads():
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 20, 8), torch.randn(2, 2, 20, 8), torch.randn(2, 2, 20, 8)

@@ -1,13 +1,15 @@
 """What a small model hears less of in training: whole columns, and all but the semantic codebook."""
 
 import numpy as np
+import pytest
 import torch
 
+from duplex.errors import ConfigError
 from duplex.model.lm import DuplexLM
 from duplex.streams import StreamLayout
 from duplex.testing import tiny_lm_config
-from train.chances import drop_user, mix_own
-from train.recipe import FitSettings
+from train.chances import Dropout, drop_user, mix_own, thin_user, warp_user
+from train.recipe import FitRecipe, FitSettings, MachineSettings
 
 
 def dropped(**settings) -> tuple[torch.Tensor, torch.Tensor, slice]:
@@ -65,3 +67,58 @@ def test_what_is_seen_changes_the_temporal_input_and_no_target():
     assert torch.equal(plain.text_logits[plain.text_mask], same.text_logits[same.text_mask])
     assert torch.equal(plain.depth_targets, hidden.depth_targets)
     assert not torch.allclose(plain.text_logits[plain.text_mask], hidden.text_logits[hidden.text_mask])
+
+
+def generators(n: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(i) for i in range(n)]
+
+
+def test_warped_columns_of_the_user_keep_together_and_near():
+    config = tiny_lm_config()
+    layout = StreamLayout.from_config(config)
+    codes = torch.arange(300).expand(20, config.num_rows, 300).clone()  # every column tells its time
+    out = warp_user(codes, layout, 2, generators(20))
+    user = out[:, layout.user_rows]
+    assert torch.equal(user.amin(1), user.amax(1))  # whole columns
+    shift = user[:, 0] - torch.arange(300)
+    assert set(shift[:, 2:-2].unique().tolist()) == {-2, -1, 0, 1, 2}
+    assert shift.diff().abs().max() == 1 and (shift.diff() != 0).float().mean() < 0.3
+    assert torch.equal(out[:, : layout.user_rows.start], codes[:, : layout.user_rows.start])
+    assert torch.equal(warp_user(codes, layout, 0, []), codes)
+
+
+def test_thinned_codes_of_the_user_go_one_by_one():
+    config = tiny_lm_config()
+    layout = StreamLayout.from_config(config)
+    codes = torch.randint(0, config.card, (100, config.num_rows, 50))
+    out = thin_user(codes, layout, 0.6, generators(100))
+    gone = out != codes
+    assert (out[gone] == -1).all() and not gone[:, : layout.user_rows.start].any()
+    share = gone[:, layout.user_rows].float().mean((1, 2))
+    assert share.max() < 0.7 and 0.2 < share.mean() < 0.4 and share.std() > 0.1  # another share in every sample
+    assert (gone[:, layout.user_rows].any(1) & ~gone[:, layout.user_rows].all(1)).any()
+
+
+def test_dropout_is_a_samples_own_wherever_it_is_trained_and_nothing_outside_training():
+    torch.manual_seed(0)
+    config = tiny_lm_config()
+    model = DuplexLM(config)
+    codes = torch.randint(0, config.card, (3, config.num_rows, 12))
+    plain = model.temporal(codes)
+    dropout = Dropout(model.transformer.layers, 0.5)
+    assert torch.equal(model.temporal(codes), plain)
+
+    def thinned(*samples: int) -> torch.Tensor:
+        dropout.begin(0, list(samples))
+        out = model.temporal(codes[list(samples)])
+        dropout.end()
+        return out
+
+    together, apart = thinned(0, 1, 2), torch.cat([thinned(0), thinned(1), thinned(2)])
+    assert torch.allclose(together, apart, atol=1e-5) and not torch.allclose(together, plain, atol=1e-2)
+    assert torch.equal(thinned(0, 1, 2), together) and torch.equal(model.temporal(codes), plain)
+
+
+def test_dropout_and_passes_that_are_worked_out_again_exclude_each_other():
+    with pytest.raises(ConfigError, match="train.dropout: .*gradient_checkpointing"):
+        FitRecipe(tiny_lm_config(), FitSettings(dropout=0.1), machine=MachineSettings(gradient_checkpointing=True))
