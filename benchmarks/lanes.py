@@ -12,7 +12,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -127,29 +127,12 @@ class MoshiLane(Lane):
         super().__init__("moshi", model)
         if not isinstance(model.codec, MimiCodec):
             raise InputError("--reference moshi: the model's codec is not a Mimi; leave the option out")
-        if model.config.dep_q != self.layout.n_system:
-            raise InputError("--reference moshi: this model predicts the user too, which LMGen would do in each frame and a "
-                             "session does not; leave the option out")
-        from moshi.models import LMGen, loaders
-
-        settings = {key: value for key, value in model.config.to_dict().items() if key != "n_user"}
-        dtype = model.lm.text_linear.weight.dtype
-        lm = loaders.get_moshi_lm(None, settings, device=self.device, dtype=dtype).eval()
-        lm.load_state_dict(model.lm.state_dict(), strict=True)
-        s, config = model.sampling, model.config
-        self.lm = LMGen(lm, use_sampling=not s.greedy, temp=s.audio_temperature, temp_text=s.text_temperature,
-                        top_k=min(s.audio_top_k, config.card), top_k_text=min(s.text_top_k, config.text_card))
+        self.lm = reference_lm(model)
         self.mimi = copy.deepcopy(model.codec.mimi)
-        self.lm.streaming_forever(1)
         self.mimi.streaming_forever(1)
 
-    @torch.no_grad()
     def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
-        from moshi.utils.compile import no_compile
-
-        if self.device.type != "cpu":  # as the package comes
-            return self._frame(pcm)
-        with no_compile():  # on the CPU the package itself compiles no more than one norm, with a C++ compiler
+        with as_published(self.device):
             return self._frame(pcm)
 
     def _frame(self, pcm: np.ndarray) -> dict[str, Spent]:
@@ -159,6 +142,35 @@ class MoshiLane(Lane):
             return {}
         _, decode = self.timed(self.mimi.decode, tokens[:, self.layout.system_rows])
         return {"encode": encode, "model": step, "decode": decode, "together": added(encode, step, decode)}
+
+
+def reference_lm(model: LoadedModel, rows: int = 1) -> Any:
+    """The `moshi` package's LMGen on a copy of the same weights, for so many conversations at once.
+
+    InputError for a model that generates both speakers.
+    """
+    if model.config.dep_q != StreamLayout.from_config(model.config).n_system:
+        raise InputError("--reference moshi: this model predicts the user too, which LMGen would do in each frame and a "
+                         "session does not; leave the option out")
+    from moshi.models import LMGen, loaders
+
+    s, config, weight = model.sampling, model.config, model.lm.text_linear.weight
+    settings = {key: value for key, value in config.to_dict().items() if key != "n_user"}
+    lm = loaders.get_moshi_lm(None, settings, device=weight.device, dtype=weight.dtype).eval()
+    lm.load_state_dict(model.lm.state_dict(), strict=True)
+    generator = LMGen(lm, use_sampling=not s.greedy, temp=s.audio_temperature, temp_text=s.text_temperature,
+                      top_k=min(s.audio_top_k, config.card), top_k_text=min(s.text_top_k, config.text_card))
+    generator.streaming_forever(rows)
+    return generator
+
+
+@contextmanager
+def as_published(device: torch.device) -> Iterator[None]:
+    """The package as it comes, without gradients; on the CPU it compiles no more than one norm, with a C++ compiler: not here."""
+    from moshi.utils.compile import no_compile
+
+    with torch.no_grad(), no_compile() if device.type == "cpu" else nullcontext():
+        yield
 
 
 def _parts_of(engine: Engine) -> _Parts:

@@ -39,7 +39,7 @@ from infer import cli
 MOST_WARM_UP = 500
 """Longest warm-up, in frames, that is chosen without being asked for."""
 NOTICE = "Compute times of this machine under its load of the moment; compare ratios of interleaved lanes, not times."
-_FIRST_FRAME = """
+FIRST_FRAME = """
 import sys, time; start = time.perf_counter()
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from benchmarks.cost import named_model
@@ -84,7 +84,7 @@ def first_frame(source: str, backend: str, threads: int, device: str) -> dict[st
     """Seconds of a new process until its first frame of sound: in all, imports, model, session and frames."""
     root = Path(__file__).resolve().parents[1]
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", _FIRST_FRAME, source, backend, str(threads), device], capture_output=True,
+    done = subprocess.run([sys.executable, "-c", FIRST_FRAME, source, backend, str(threads), device], capture_output=True,
                           text=True, cwd=root, check=False)
     total, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -2,10 +2,13 @@
 
     python -m benchmarks.training_speed
     python -m benchmarks.training_speed --model random-25m --batch 4 --frames 125 --json training.json
+    python -m benchmarks.training_speed --compile --precision float32 bf16 --device cuda
 
-The two take turns in one process; the losses must agree before anything is timed. "quarter" runs the depth transformer on a
-quarter of the frames, chosen at random, as training does: less work by intent. Memory is what autograd keeps for the backward
-pass, each storage counted once, without the parameters. The last line on stdout is JSON.
+All take turns in one process; the losses must agree before anything is timed. "quarter" runs the depth transformer on a
+quarter of the frames, chosen at random, as training does: less work by intent. With --compile each is there a second time
+through torch.compile, beside the compiled reference. Memory is what autograd keeps for the backward pass, each storage counted
+once, without the parameters; on CUDA also the most that a pass held. bf16 is autocast, for accelerators: most CPUs multiply it
+far slower than float32. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from infer import cli
 
 NOTICE = "Passes take turns in one process; times on the CPU are of the processor."
 QUARTER = 0.25
+PRECISIONS = ("float32", "bf16")
+COMPILED = ", compiled"
 
 
 def random_codes(model: DuplexLM, batch: int, frames: int) -> Tensor:
@@ -52,10 +57,15 @@ def reference_of(model: DuplexLM) -> nn.Module:
     return reference.train().requires_grad_(True)
 
 
-def passes(model: DuplexLM, reference: nn.Module, codes: Tensor, autocast: bool) -> dict[str, Callable[[], Tensor]]:
-    """Forward and loss of each way by name; all of them use this library's loss."""
+def passes(model: DuplexLM, reference: nn.Module, codes: Tensor, autocast: bool = False,
+           compiler: str | None = None) -> dict[str, Callable[[], Tensor]]:
+    """Forward and loss of each way by name; all of them use this library's loss. `compiler`: each again, by that of torch's."""
     from moshi.utils.compile import no_compile
 
+    if compiler:
+        plainly = passes(model, reference, codes, autocast)
+        twins = [torch.compile(network, backend=compiler) for network in (model, reference)]
+        return plainly | {name + COMPILED: way for name, way in passes(*twins, codes, autocast).items()}
     config, frames = model.config, codes.shape[0] * codes.shape[2]
     chosen = torch.randperm(frames, device=codes.device)[: max(1, round(QUARTER * frames))].sort().values
     # On the CPU the package would compile one of its norms and nothing else; on CUDA it runs as it comes.
@@ -93,18 +103,10 @@ def kept_bytes(forward: Callable[[], Tensor], parameters: Sequence[Tensor]) -> i
     return sum(kept.values())
 
 
-def compare(model: DuplexLM, batch: int, frames: int, rounds: int, autocast: bool = False) -> dict:
-    """{way: frames per second, milliseconds, bytes kept} and the ratios to the reference."""
-    codes, reference = random_codes(model, batch, frames), reference_of(model)
-    model.train().requires_grad_(True)
-    ways = passes(model, reference, codes, autocast)
-    losses = {name: float(forward().detach()) for name, forward in ways.items()}
-    if abs(losses["ours"] - losses["reference"]) > (0.05 if autocast else 1e-3) * abs(losses["reference"]):
-        raise InputError(f"the losses differ: {losses['ours']:.5f} and {losses['reference']:.5f}; nothing was timed")
-    kept = {name: kept_bytes(ways[name], list((reference if name == "reference" else model).parameters())) for name in ways}
-
-    def trained(name: str) -> Callable[[], None]:
-        network = reference if name == "reference" else model
+def steps(ways: dict[str, Callable[[], Tensor]], model: nn.Module, reference: nn.Module) -> dict[str, Callable[[], None]]:
+    """Forward, loss and backward of each way; gradients are let go."""
+    def step(name: str) -> Callable[[], None]:
+        network = reference if name.startswith("reference") else model
 
         def run() -> None:
             ways[name]().backward()
@@ -112,9 +114,29 @@ def compare(model: DuplexLM, batch: int, frames: int, rounds: int, autocast: boo
 
         return run
 
-    calls = {name: trained(name) for name in ways}
+    return {name: step(name) for name in ways}
+
+
+def beside(name: str) -> str:
+    """The reference of a way: compiled for those that are."""
+    return "reference" + (COMPILED if name.endswith(COMPILED) else "")
+
+
+def compare(model: DuplexLM, batch: int, frames: int, rounds: int, autocast: bool = False, compiler: str | None = None) -> dict:
+    """{way: frames per second, milliseconds, bytes kept} and the ratios to the reference."""
+    codes, reference = random_codes(model, batch, frames), reference_of(model)
+    model.train().requires_grad_(True)
+    ways = passes(model, reference, codes, autocast, compiler)
+    losses = {name: float(forward().detach()) for name, forward in ways.items()}
+    for name in (name for name in ways if not name.startswith("quarter")):
+        if abs(losses[name] - losses["reference"]) > (0.05 if autocast else 1e-3) * abs(losses["reference"]):
+            raise InputError(f"the losses differ: {losses[name]:.5f} ({name}) and {losses['reference']:.5f}; nothing was timed")
+    kept = {name: kept_bytes(ways[name], list((reference if name.startswith("reference") else model).parameters()))
+            for name in ways}
+    calls = steps(ways, model, reference)
     wait = (lambda: torch.cuda.synchronize(codes.device)) if codes.device.type == "cuda" else None
     interleaved(calls, 1, wait)
+    peaks = {name: _peak_mb(call, codes.device) for name, call in calls.items()} if wait else {}
     times = interleaved(calls, rounds, wait)
     clock = 0 if wait else 1  # the processor's time where it does the work
     medians = {name: stats.median(spent[clock] for spent in spans) for name, spans in times.items()}
@@ -123,8 +145,16 @@ def compare(model: DuplexLM, batch: int, frames: int, rounds: int, autocast: boo
     tokens = model.config.dep_q + 1
     for name in ways:
         result[name]["tokens_per_s"] = round(result[name]["frames_per_s"] * tokens, 1)
-        result[name]["over_reference"] = round(medians["reference"] / medians[name], 3)
+        result[name]["over_reference"] = round(medians[beside(name)] / medians[name], 3)
+        result[name] |= {"peak_mb": peaks[name]} if peaks else {}
     return result
+
+
+def _peak_mb(call: Callable[[], None], device: torch.device) -> float:
+    """The most memory in use on an accelerator during a pass, in MB."""
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -132,16 +162,19 @@ def run(args: argparse.Namespace) -> None:
     device = cli.device_of(args)
     torch.manual_seed(args.seed)
     result = record.stamp("training_speed", args.seed, kind="training_speed", notice=NOTICE, batch=args.batch, frames=args.frames,
-                          rounds=args.rounds, threads=args.threads, device=str(device), autocast=args.bf16, shapes={})
+                          rounds=args.rounds, threads=args.threads, device=str(device), precision=args.precision,
+                          compiler=args.compile, shapes={})
     for name in args.model:
         model = random_lm(name, device)
         size = sum(p.numel() for p in model.parameters())
-        measured = compare(model, args.batch, args.frames, args.rounds, args.bf16)
-        result["shapes"][name] = {"parameters": size, **measured}
-        print(f"{name} ({size / 1e6:.1f} M parameters), {args.batch} x {args.frames} frames")
-        for way, row in measured.items():
-            print(f"  {way:10} {row['frames_per_s']:9.0f} frames/s {row['tokens_per_s']:10.0f} tokens/s "
-                  f"{row['kept_mb']:9.1f} MB kept {row['over_reference']:6.2f} x the reference", flush=True)
+        for precision in args.precision:
+            measured = compare(model, args.batch, args.frames, args.rounds, precision == "bf16", args.compile)
+            called = name if precision == "float32" else f"{name}, {precision}"
+            result["shapes"][called] = {"parameters": size, **measured}
+            print(f"{called} ({size / 1e6:.1f} M parameters), {args.batch} x {args.frames} frames")
+            for way, row in measured.items():
+                print(f"  {way:19} {row['frames_per_s']:9.0f} frames/s {row['tokens_per_s']:10.0f} tokens/s "
+                      f"{row['kept_mb']:9.1f} MB kept {row['over_reference']:6.2f} x the reference", flush=True)
     record.write(args.json, result)
     print(json.dumps(result, allow_nan=False), flush=True)
 
@@ -153,7 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=cli.at_least(1), default=2, metavar="B", help="dialogues in a batch")
     parser.add_argument("--frames", type=cli.at_least(2), default=125, metavar="T", help="frames of each")
     parser.add_argument("--rounds", type=cli.at_least(1), default=5, metavar="N", help="timed passes of each way")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (for CUDA; far slower on most CPUs)")
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS,
+                        help="bf16: autocast (for CUDA; far slower than float32 on most CPUs)")
+    parser.add_argument("--compile", nargs="?", const="inductor", choices=("inductor", "aot_eager"),
+                        help="also each way through torch.compile, by the code that it writes or, to try its graphs, without any")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of weights, codes and the choice of frames")
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     return cli.run(parser, run, argv)

@@ -26,6 +26,7 @@ from duplex.model.lm import DuplexLM
 
 SCHEMES = ("exact", "f32", "int8", "int4")
 STAGES = ("other", "temporal", "depth", "sampling")
+PARTS = ("elementwise", "products", "attention", "sampling")
 _TURNS = {"none": 0, "sin": 0, "rope": 1, "sin_rope": 1, "rope_concat": 2}
 _Mark = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
@@ -38,7 +39,8 @@ class _Settings(ctypes.Structure):
 class _Frame(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in (
         "frames", "seeds", "ring", "kv", "recent", "user", "forced_text", "forced_system", "active", "bias", "heat",
-        "text_now", "tokens", "ready", "text_logits", "extra")] + [("settings", _Settings), ("mark", _Mark)]
+        "text_now", "tokens", "ready", "text_logits", "extra")] + [("settings", _Settings), ("mark", _Mark),
+                                                            ("spent", ctypes.c_void_p)]
 
 
 class PackedLM:
@@ -79,6 +81,8 @@ class NativeEngine(Engine):
         super().__init__(model, sampling)
         self.weights = packed(model, scheme)
         self._mark = _Mark()
+        self.spent_ns: Tensor | None = None
+        """For those who measure: int64 [4], where each step adds the time by the clock of each of PARTS."""
 
     def set_mark(self, mark: Callable[[int], None]) -> None:
         """For those who measure: `mark` is called with the number in STAGES of each stage that begins."""
@@ -117,7 +121,8 @@ class NativeEngine(Engine):
                 raise InputError("the state's tensors are not contiguous; store and restore contiguous copies")
         held = (frames_B, state.seeds_B, line, kv, state.recent_BW, *given, now_B, tokens_BQ, ready_B, logits_BV, extra)
         settings = _Settings(s.audio_top_k, s.text_top_k, state.recent_BW.shape[1], math.log(s.repetition_penalty))
-        frame = _Frame(*[None if t is None else t.data_ptr() for t in held], settings, self._mark)
+        spent = None if self.spent_ns is None else self.spent_ns.data_ptr()
+        frame = _Frame(*[None if t is None else t.data_ptr() for t in held], settings, self._mark, spent)
         library().dx_lm_step(self.weights.handle, ctypes.addressof(frame), B)
         state.frames_B = frames_B
         return state, FrameOut(now_B, tokens_BQ, ready_B, logits_BV, tuple(extra.unbind(0)))

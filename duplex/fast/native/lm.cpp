@@ -64,7 +64,7 @@ static thread_local Scratch s;
 
 static int64_t wrap(int64_t a, int64_t b) { return (a % b + b) % b; }
 
-void LM::temporal(const Frame& f, int B, const std::vector<int>& rows) const {
+void LM::temporal(const Frame& f, int B, const std::vector<int>& rows, Meter& ended) const {
     const int n = int(rows.size()), E = D / H, half = E / 2;
     float* const* x = s.x.shape(n, D);
     s.cos.resize(size_t(n) * half + 1), s.sin.resize(size_t(n) * half + 1), s.score.resize(C);
@@ -87,7 +87,9 @@ void LM::temporal(const Frame& f, int B, const std::vector<int>& rows) const {
     for (int l = 0; l < L; l++) {
         const Layer& y = layers[l];
         for (int r = 0; r < n; r++) y.norm1(x[r], normed[r], D);
+        ended(ELEMENTWISE);
         multiply(*y.in, normed, n, {qkv});
+        ended(PRODUCTS);
         for (int r = 0; r < n; r++) {
             const int64_t t = f.frames[rows[r]], slot = t % C;
             const int filled = int(std::min<int64_t>(t + 1, C));
@@ -99,15 +101,20 @@ void LM::temporal(const Frame& f, int B, const std::vector<int>& rows) const {
                 attend(q + h * E, kv + size_t(g) * C * E, kv + size_t(G + g) * C * E, filled, E, s.score.data(), mixed[r] + h * E);
             }
         }
+        ended(ATTENTION);
         multiply(*y.out, mixed, n, {x, nullptr, y.scale, true});
+        ended(PRODUCTS);
         for (int r = 0; r < n; r++) y.norm2(x[r], normed[r], D);
+        ended(ELEMENTWISE);
         y.feed(gating, normed, n, x, s.wide);
+        ended(PRODUCTS);
     }
     float* const* hidden = s.hidden.shape(n, D);
     for (int r = 0; r < n; r++) out_norm(x[r], hidden[r], D);
 }
 
-void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* forced, int generated, int64_t* codes) const {
+void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* forced, int generated, int64_t* codes,
+               Meter& ended) const {
     // `which`: numbers among the active rows; the temporal output of each lies in s.hidden.
     const int n = int(which.size()), E = Dd / Hd, half = E / 2, heads_kv = 2 * Gd;
     float *const *x = s.x.shape(n, Dd), *const *normed = s.normed.shape(n, Dd), *const *qkv = s.qkv.shape(n, (Hd + heads_kv) * E);
@@ -116,6 +123,7 @@ void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* for
     std::vector<const float*> source(n);
     for (int r = 0; r < n; r++) source[r] = s.hidden[which[r]];
     multiply(*depth_in, source.data(), n, {in});
+    ended(PRODUCTS);
     s.store.resize(size_t(Ld) * n * heads_kv * dep_q * E), s.score.resize(std::max<size_t>(s.score.size(), dep_q));
     const Settings& o = f.settings;
     for (int q = 0; q < generated; q++) {
@@ -129,7 +137,9 @@ void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* for
         for (int l = 0; l < Ld; l++) {
             const DepthLayer& y = depth_layers[l];
             for (int r = 0; r < n; r++) y.norm1(x[r], normed[r], Dd);
+            ended(ELEMENTWISE);
             multiply(*y.in[q], normed, n, {qkv});
+            ended(PRODUCTS);
             for (int r = 0; r < n; r++) {
                 float *p = qkv[r], *kv = s.store.data() + (size_t(l) * n + r) * heads_kv * dep_q * E;
                 if (depth_rotary) turn(depth_rotary, p, Hd + Gd, E, depth_cos + q * half, depth_sin + q * half);
@@ -140,16 +150,22 @@ void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* for
                            mixed[r] + h * E);
                 }
             }
+            ended(ATTENTION);
             multiply(*y.out[q], mixed, n, {x, nullptr, y.scale, true});
+            ended(PRODUCTS);
             for (int r = 0; r < n; r++) y.norm2(x[r], normed[r], Dd);
+            ended(ELEMENTWISE);
             y.feed[q](depth_gating, normed, n, x, s.wide);
+            ended(PRODUCTS);
         }
         const float* const* out = x;
         if (depth_norms[q].weight) {
             for (int r = 0; r < n; r++) depth_norms[q](x[r], normed[r], Dd);
             out = normed;
         }
+        ended(ELEMENTWISE);
         multiply(*heads[q], out, n, {logits, head_bias[q]});
+        ended(PRODUCTS);
         if (f.mark) f.mark(SAMPLING);
         for (int r = 0; r < n; r++) {
             const int64_t b = s.rows[which[r]];
@@ -157,6 +173,7 @@ void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* for
             codes[b * generated + q] = known >= 0 ? known
                 : pick(logits[r], heads[q]->outputs, uniform(f.seeds[b], f.frames[b], 1 + q), f.heat[2 * b + 1], o.audio_top_k);
         }
+        ended(CHOICE);
         if (f.mark) f.mark(DEPTH);
     }
 }
@@ -164,6 +181,7 @@ void LM::depth(const Frame& f, const std::vector<int>& which, const int64_t* for
 void LM::step(const Frame& f, int B) const {
     const Settings& o = f.settings;
     const int generated = f.user ? std::min(dep_q, n_system) : dep_q;
+    Meter ended(f.spent);
     auto slot = [&](int64_t b, int k, int64_t step) -> int64_t& { return f.ring[(b * K + k) * R + wrap(step, R)]; };
     s.rows.clear();
     s.forced.assign(size_t(B) * n_system, -1), s.codes.assign(size_t(B) * generated, UNGENERATED);
@@ -188,9 +206,10 @@ void LM::step(const Frame& f, int B) const {
     std::fill_n(f.tokens, size_t(B) * (1 + generated), UNGENERATED);
     if (!n) return;
     if (f.mark) f.mark(TEMPORAL);
-    temporal(f, B, s.rows);
+    temporal(f, B, s.rows, ended);
     std::vector<float*> to(n);
     for (int r = 0; r < n; r++) to[r] = f.text_logits + size_t(s.rows[r]) * V;
+    ended(ELEMENTWISE);
     multiply(*text_head, s.hidden.in(), n, {to.data(), text_bias});
     for (int h = 0; h < extra_heads; h++) {
         for (int r = 0; r < n; r++) to[r] = f.extra + (size_t(h) * B + s.rows[r]) * extra_dim;
@@ -201,6 +220,7 @@ void LM::step(const Frame& f, int B) const {
             for (int i = 0; i < extra_dim; i++) to[r][i] /= total;
         }
     }
+    ended(PRODUCTS);
     if (f.mark) f.mark(SAMPLING);
     float* adjusted = s.logits.shape(1, V)[0];
     for (int b : s.rows) {
@@ -227,8 +247,9 @@ void LM::step(const Frame& f, int B) const {
         if (all_known) std::copy(known, known + n_system, s.codes.begin() + b * generated);
         else s.depth_rows.push_back(r);
     }
+    ended(CHOICE);
     if (f.mark) f.mark(DEPTH);
-    if (!s.depth_rows.empty()) depth(f, s.depth_rows, s.forced.data(), generated, s.codes.data());
+    if (!s.depth_rows.empty()) depth(f, s.depth_rows, s.forced.data(), generated, s.codes.data(), ended);
     if (f.mark) f.mark(OTHER);
     for (int64_t b : s.rows) {
         const int64_t t = f.frames[b];
@@ -237,6 +258,7 @@ void LM::step(const Frame& f, int B) const {
             for (int k = 0; k <= generated; k++) f.tokens[b * (1 + generated) + k] = slot(b, k, t - max_delay + delays[k]);
         f.frames[b] = t + 1;
     }
+    ended(ELEMENTWISE);
 }
 
 }  // namespace dx

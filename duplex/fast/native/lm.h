@@ -2,10 +2,27 @@
 #pragma once
 #include "layers.h"
 
+#include <chrono>
+
 namespace dx {
 
 typedef void (*Mark)(int stage);  // told which stage begins, by those who measure
 enum Stage { OTHER, TEMPORAL, DEPTH, SAMPLING };
+enum Part { ELEMENTWISE, PRODUCTS, ATTENTION, CHOICE };  // the products of a feed-forward contain its activation
+
+// Adds the nanoseconds since the part before to the part that has ended; without a place for them it does nothing.
+struct Meter {
+    int64_t *spent, last;
+    explicit Meter(int64_t* spent_) : spent(spent_), last(spent_ ? now() : 0) {}
+    static int64_t now() {
+        return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
+    void operator()(Part part) {
+        if (!spent) return;
+        int64_t time = now();
+        spent[part] += time - last, last = time;
+    }
+};
 
 struct Table {  // embeddings by id; a second table for ids that carry two tokens
     const float *first, *second;
@@ -44,6 +61,7 @@ struct Frame {  // what one step reads and writes; pointers may be null where ma
     float *text_logits, *extra;      // [B, V], [heads, B, extra_dim]
     Settings settings;
     Mark mark;                       // (?)
+    int64_t* spent;                  // (?) [4]: nanoseconds of each Part, added up
 };
 
 struct LM {
@@ -65,8 +83,9 @@ struct LM {
     void step(const Frame& f, int B) const;
 
 private:
-    void temporal(const Frame& f, int B, const std::vector<int>& rows) const;
-    void depth(const Frame& f, const std::vector<int>& rows, const int64_t* forced, int generated, int64_t* codes) const;
+    void temporal(const Frame& f, int B, const std::vector<int>& rows, Meter& ended) const;
+    void depth(const Frame& f, const std::vector<int>& rows, const int64_t* forced, int generated, int64_t* codes,
+               Meter& ended) const;
 };
 
 // sampling.cpp
