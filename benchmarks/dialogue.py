@@ -2,6 +2,7 @@
 
     python -m benchmarks.dialogue --system tiny [--items 50] [--out out/bench/dialogue] [--json dialogue.json]
     python -m benchmarks.dialogue --system tiny ws://localhost:8998 live://localhost:8998 folder:OUTPUTS
+    python -m benchmarks.dialogue --system tiny --backend native native-int8    rounded weights beside the exact ones
     python -m benchmarks.dialogue --write-items ITEMS          only the items, for a system that runs elsewhere
 
 Scores tasks of Full-Duplex-Bench v1 and v1.5 both as its public scorers do ("exact") and at the moment that an item is about
@@ -36,6 +37,7 @@ from benchmarks.statistics import mean, median
 from benchmarks.systems import Control, ModelSystem, Response, System, controls
 from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
+from duplex.fast.backends import BACKENDS
 from duplex.text import Word
 from infer import cli
 from train.corpus.exchange import Exchange
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         return
     ears = None if args.no_recogniser else Recogniser.named(args.whisper)
     bench = _Bench(args, items, functools.cache(lambda: Recogniser(args.whisper, args.threads)) if ears else None, clock)
-    systems = [open_system(source, args) for source in args.system] + list(controls(clips))
+    systems = [system for source in args.system for system in open_systems(source, args)] + list(controls(clips))
     kept = Kept(args.keep, seed=args.seed, items=args.items, ears=ears, voices=clips.versions, segments=segments.name())
     found = {system.name: bench.measure(system, kept) for system in systems}
     selftalk = []
@@ -96,7 +98,9 @@ def run(args: argparse.Namespace) -> None:
                              **bench.identity(model)) for t in TEMPERATURES]
         clock.done("self-dialogue")
     result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),
-                          recogniser=ears, systems=found, selftalk=selftalk, kept=kept.measured, seconds=clock.spent)
+                          recogniser=ears, systems=found, selftalk=selftalk,
+                          kept=kept.measured, seconds=clock.spent,
+                          backends={s.name: s.model.backend for s in systems if isinstance(s, ModelSystem)})
     print("\n\n".join(f"{title}\n\n{text}" for title, text in tables(result)))
     record.write(args.json, result)
     for name, scores in found.items():
@@ -104,16 +108,17 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(result))
 
 
-def open_system(source: str, args: argparse.Namespace) -> System:
-    """The system of an address: folder:PATH, ws://…, live://…, or else a model."""
+def open_systems(source: str, args: argparse.Namespace) -> list[System]:
+    """The system of an address: folder:PATH, ws://…, live://…, or else a model, on each backend that was asked for."""
     if source.startswith("folder:"):
-        return FolderSystem(source.removeprefix("folder:"))
+        return [FolderSystem(source.removeprefix("folder:"))]
     if "://" in source:
         from benchmarks.remote import ServerSystem
 
-        return ServerSystem(source, args.sessions)
+        return [ServerSystem(source, args.sessions)]
     name = Path(source).name if Path(source).is_dir() else source
-    return ModelSystem(load_model(source, backend="auto"), name, seed=args.seed)
+    return [ModelSystem(load_model(source, backend=backend), name if backend == "auto" else f"{name}, {backend}", seed=args.seed)
+            for backend in args.backend]
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser("benchmarks.dialogue", "Measure how systems converse.")
     parser.add_argument("--system", nargs="+", default=["tiny"], metavar="SYSTEM", help="models, ws://host:port (Moshi's "
                         "protocol), live://host:port (the Live API), folder:PATH (finished outputs)")
+    parser.add_argument("--backend", nargs="+", default=["auto"], choices=("auto", *BACKENDS), metavar="NAME",
+                        help="how the models' steps are computed; several stand beside each other")
     parser.add_argument("--items", type=cli.at_least(1), default=50, metavar="N", help="items of each task")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, help="which tasks")
     parser.add_argument("--write-items", metavar="FOLDER", help="write the items there and stop")

@@ -25,7 +25,10 @@ _BLOCK = re.compile(r"(<!-- speed:([\w-]+) -->\n).*?(<!-- /speed -->)", re.DOTAL
 
 def result(name: str, folder: Path = RESULTS) -> dict[str, Any]:
     """The measurement called `name`; InputError when it is not there."""
-    return record.read(folder / f"{name}.json")
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise InputError(f"there is no {path.name} in docs/results yet")
+    return record.read(path)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -151,14 +154,51 @@ def call() -> str:
     return table(head, lines) + _source("latency-tiny")
 
 
-def training() -> str:
+def training(name: str = "training") -> str:
     lines = []
-    for shape, ways in result("training")["shapes"].items():
-        for way in ("reference", "ours", "quarter"):
-            x = ways[way]
+    for shape, ways in result(name)["shapes"].items():
+        for way, x in ((way, x) for way, x in ways.items() if way != "parameters"):
             lines.append((f"{shape}, {way}", f"{x['frames_per_s']:.0f}", f"{x['tokens_per_s']:.0f}", f"{x['kept_mb']:.0f}",
                           f"{x['over_reference']:.2f}×"))
-    return table(("pass", "frames/s", "tokens/s", "MB kept", "over reference"), lines) + _source("training")
+    return table(("pass", "frames/s", "tokens/s", "MB kept", "over reference"), lines) + _source(name)
+
+
+def dialogue() -> str:
+    """The behaviour of exact and of rounded weights in the same conversations; what is missing says so."""
+    names = {scheme: f"dialogue-{scheme}" for scheme in ("exact", "int8", "int4")}
+    there = {scheme: result(name) for scheme, name in names.items() if (RESULTS / f"{name}.json").is_file()}
+    if not there:
+        raise InputError(f"there is no {names['int8']}.json in docs/results yet")
+    from benchmarks.dialogue import BEHAVIOUR
+
+    scores = {scheme: r["systems"][next(iter(r["backends"]))]["behaviour"] for scheme, r in there.items()}
+    lines = [(f"{what} {better}", *(record.cell(scores[s].get(key), unit) if s in scores else "not measured" for s in names))
+             for key, what, unit, better in BEHAVIOUR if any(key in found for found in scores.values())]
+    return table(("measure", *names), lines) + _source(*(names[scheme] for scheme in there))
+
+
+def profiled(name: str) -> str:
+    """Where the time of frames or passes goes."""
+    groups, lines = ("products", "attention", "elementwise", "memory", "overhead"), []
+    for x in result(name)["lines"]:
+        rows = f", {x['rows']} row{'s' * (x['rows'] > 1)}" if "rows" in x else ""
+        rates = f"{x['weights_gb_s']:.1f} / {x['kv_gb_s']:.1f} / {x['loop_gb_s']:.1f}" if "loop_gb_s" in x else "—"
+        lines.append((f"{x['model']}, {x['way']}{rows}", _ms(x["total_ms"]), *(_ms(x[f"{group}_ms"]) for group in groups),
+                      x.get("operators", "—"), rates))
+    return table(("processor ms", "all", *groups, "operators", "GB/s: weights / keys and values / loop"), lines) + _source(name)
+
+
+def imported() -> str:
+    """Where the time of a start goes, by package."""
+    x = result("profile-start")["start"]
+    lines = [(p["package"], p["modules"], f"{p['import_s']:.2f}", f"{p['loading_s']:.2f}") for p in x["packages"][:8]]
+    rest = x["packages"][8:]
+    lines.append((f"{len(rest)} others", *(f"{sum(p[key] for p in rest):{form}}" for key, form in (
+        ("modules", "d"), ("import_s", ".2f"), ("loading_s", ".2f")))))
+    lines += [("all imports", "", f"{sum(p['import_s'] for p in x['packages']):.2f}", f"{x['imports_while_loading_s']:.2f}"),
+              ("stage, with all else in it", "", f"{x['imports_s']:.2f}", f"{x['model_s']:.2f}")]
+    head = ("package", "modules", "seconds before the model", "while it is loaded")
+    return table(head, lines) + _source("profile-start")
 
 
 def targets() -> str:
@@ -218,7 +258,9 @@ def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, 
 TABLES: dict[str, Callable[[], str]] = {
     "frame": frame, "ratios": ratios, "codec": codec, "cost": cost, "rows-tiny": lambda: rows_of("latency-tiny"),
     "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "library": library,
-    "kinds": kinds, "start": start, "call": call, "training": training, "targets": targets}
+    "kinds": kinds, "start": start, "call": call, "training": training, "targets": targets, "dialogue": dialogue,
+    "training-compiled": lambda: training("training-compiled"), "profile-rows": lambda: profiled("profile-rows"),
+    "profile-training": lambda: profiled("profile-training"), "profile-start": imported}
 
 
 def written(page: str) -> str:

@@ -1,6 +1,7 @@
 """The bench commands from end to end, with a random model, tones for voices and a recogniser that knows the words."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -198,3 +199,20 @@ def test_a_cell_says_how_sure_it_is():
     assert record.cell({"value": None, "low": 0.4, "high": None, "n": 9}, "s") == "never (n = 9)"
     assert record.cell(None) == record.cell({"value": None, "low": None, "high": None, "n": 0}) == "—"
     assert render.provenance({"date": "d", "commit": "c", "machine": "m", "seed": 0}).startswith("*d, ")
+
+
+def test_rounded_weights_converse_beside_the_exact_ones(stage, capsys, monkeypatch):
+    asked = []
+
+    def loaded(source, backend):
+        asked.append(backend)
+        return replace(fake_loaded_model(), backend=backend)
+
+    monkeypatch.setattr(dialogue, "load_model", loaded)
+    arguments = "--items 1 --tasks turn --no-recogniser --dialogues 0 --backend native native-int8".split()
+    assert dialogue.main([*arguments, "--json", str(stage / "d.json")]) == 0
+    result = record.read(stage / "d.json")
+    assert result["backends"] == {"tiny, native": "native", "tiny, native-int8": "native-int8"}
+    assert asked == ["native", "native-int8"] and list(result["systems"])[:2] == list(result["backends"])
+    assert "| measure | tiny, native | tiny, native-int8 | always silent |" in capsys.readouterr().out
+    assert dialogue.main(["--backend", "native-int3"]) == 2
