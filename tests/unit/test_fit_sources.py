@@ -20,7 +20,7 @@ from duplex.model.lm import DuplexLM
 from duplex.overlay import load_toml
 from duplex.saving import save_lm
 from duplex.text import Tokenizer
-from train import coded, export, fit, prepare, text
+from train import coded, export, fit, hear, prepare, text
 from train.recipe import FitRecipe
 from train.sources import data_of
 
@@ -90,13 +90,22 @@ def test_every_stage_goes_on_from_the_one_before(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_composed_in_token_space(made, tmp_path, small_bank):  # noqa: F811
+def test_composed_in_token_space(made, tmp_path, small_bank, capsys):  # noqa: F811
     bank = tmp_path / "coded"
     assert coded.main(["--bank", str(small_bank), "--codec", str(made / "codec"), "--codebooks", "2", "--out", str(bank)]) == 0
     (tmp_path / "dialogues.toml").write_text("seconds = 20.0\n")
     options = ["--coded", str(bank), "--dialogues", str(tmp_path / "dialogues.toml"), "--shards", str(made / "shards"),
                "--codec", str(made / "codec"), "--tokenizer", str(made / "codec" / "tokenizer.model"), "--real-share", "0.5"]
-    trained(made, tmp_path / "run", "toy.toml", *options, **{"train.heard": 1.0, "watch.every": 0})
+    trained(made, tmp_path / "run", "toy.toml", *options,
+            **{"train.heard": 1.0, "train.dropout": 0.1, "train.warp": 1, "train.codebook_dropout": 0.2, "watch.every": 0})
+
+    tools = ["--bank", str(small_bank), "--codec", str(made / "codec"), "--tokenizer", str(made / "codec" / "tokenizer.model")]
+    assert hear.main(["--run", str(tmp_path / "run"), *tools, "--clips", "9", "--json", str(tmp_path / "heard.json")]) == 0
+    found = json.loads((tmp_path / "heard.json").read_text())
+    assert found["known voices"]["clips"] == 9 and found["known voices"]["wer"] > 0.5  # two steps teach nothing
+    trained(made, tmp_path / "deaf", "toy.toml", *options, **{"watch.every": 0})
+    assert hear.main(["--run", str(tmp_path / "deaf"), *tools]) == 2
+    assert "without a listening head" in capsys.readouterr().err
 
 
 @pytest.mark.slow
