@@ -1,4 +1,4 @@
-"""A well-kept library's kernels for rounded weights, beside our own: ONNX Runtime's product of floats with 8- or 4-bit weights.
+"""Well-kept libraries' kernels for rounded weights, beside our own: ONNX Runtime's product of floats with 8- or 4-bit weights.
 
 One graph holds every matrix of a frame as a `MatMulNBits` node with the values and scales of the native kernels, activations in
 float32: what the rounding costs in accuracy is the same, and a test holds the weights of both together. Run with one row the
@@ -6,10 +6,13 @@ graph takes what the products of a frame take, and nothing else: no norms, atten
 of a native step.
 
 On CUDA the same graph runs through that provider; there it is not measured.
+
+torchao's 8-bit weights (one scale for each output, a wider rounding than ours) are there where that package is installed.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -92,6 +95,33 @@ class Products:
             feeds = {x: np.eye(width, ones.shape[1], dtype=np.float32) for x, ones in self._one.items()}
             found[name] = torch.from_numpy(self._session.run([f"y{i}"], feeds)[0].T.copy())
         return found
+
+
+class Torchao:
+    """The same products by torchao's 8-bit weights and float activations; InputError where it is missing or does not fit."""
+
+    def __init__(self, lm: DuplexLM) -> None:
+        try:
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        except ImportError as error:
+            raise InputError(f"torchao-int8: left out, {error}; install a torchao made for torch {torch.__version__}") from None
+        copies = {name.replace(".", "-"): copy.deepcopy(module) for name, module in frame_linears(lm)}
+        self._layers = nn.ModuleDict(copies).requires_grad_(False).eval()
+        for layer in self._layers.values():
+            layer.bias = None  # type: ignore[assignment]
+        quantize_(self._layers, Int8WeightOnlyConfig())
+        self._inputs = [torch.ones(1, layer.in_features, device=lm.text_linear.weight.device) for layer in self._layers.values()]
+
+    @torch.no_grad()
+    def frame(self) -> None:
+        """The products of one frame of one conversation."""
+        for layer, x in zip(self._layers.values(), self._inputs, strict=True):
+            layer(x)
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """The weights [out, in] that the library computes with, by the name of their layer."""
+        return {name.replace("-", "."): layer(torch.eye(layer.in_features)).T for name, layer in self._layers.items()}
 
 
 def pack(weight_OI: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

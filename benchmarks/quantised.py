@@ -28,7 +28,7 @@ from benchmarks import record
 from benchmarks.cost import named_model
 from benchmarks.growth import interleaved
 from benchmarks.kinds import recorded_user
-from benchmarks.library import KERNELS, Products, frame_linears
+from benchmarks.library import KERNELS, Products, Torchao, frame_linears
 from duplex.checkpoint import LoadedModel
 from duplex.errors import InputError
 from duplex.fast.lm import NativeEngine
@@ -99,7 +99,7 @@ def _row(nll: dict[str, float], base: dict[str, float], text: float, audio: floa
 
 def frame_times(model: LoadedModel, schemes: Sequence[str], rounds: int, threads: int = 1) -> dict[str, float]:
     """Median milliseconds of the processor for one frame, all in turns: the whole native step by scheme ("exact" is the first),
-    and the products alone in the library ("ort-f32", …)."""
+    and the products alone in the libraries ("ort-f32", …; "torchao-int8" where that is installed, else a line on stderr)."""
     user = torch.zeros(1, StreamLayout.from_config(model.config).n_user, dtype=torch.long)
 
     def step(scheme: str) -> Callable[[], object]:
@@ -109,6 +109,10 @@ def frame_times(model: LoadedModel, schemes: Sequence[str], rounds: int, threads
 
     calls: dict[object, Callable[[], object]] = {scheme: step(scheme) for scheme in ("exact", *schemes)}
     calls |= {scheme: Products(model.lm, scheme, threads=threads).frame for scheme in KERNELS}
+    try:
+        calls["torchao-int8"] = Torchao(model.lm).frame
+    except InputError as error:
+        print(error, file=sys.stderr)
     interleaved(calls, 2)
     times = interleaved(calls, rounds)
     return {str(name): round(1e3 * statistics.median(processor for _, processor in spans), 3) for name, spans in times.items()}

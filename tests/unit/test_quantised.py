@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -68,4 +69,25 @@ def test_the_library_computes_with_the_weights_of_the_kernels(scheme):
 def test_frames_are_timed_beside_the_library():
     pytest.importorskip("onnxruntime")
     times = quantised.frame_times(fake_loaded_model(), ["int8"], 2)
-    assert times.keys() == {"exact", "int8", *library.KERNELS} and min(times.values()) > 0
+    assert times.keys() - {"torchao-int8"} == {"exact", "int8", *library.KERNELS} and min(times.values()) > 0
+
+
+def test_torchao_rounds_each_output_to_eight_bits():
+    pytest.importorskip("torchao.quantization", exc_type=ImportError)
+    lm = fake_loaded_model().lm
+    theirs, exact = library.Torchao(lm), dict(library.frame_linears(lm))
+    theirs.frame()
+    weights = theirs.weights()
+    assert weights.keys() == exact.keys()
+    for name, weight_OI in weights.items():
+        w = exact[name].weight.detach()
+        step_O1 = w.abs().amax(1, keepdim=True) / 127
+        assert ((weight_OI - w).abs() <= 0.51 * step_O1 + 1e-6).all() and not torch.equal(weight_OI, w), name
+
+
+def test_a_library_that_is_missing_is_left_out_with_a_line(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    times = quantised.frame_times(fake_loaded_model(), [], 1)
+    assert "torchao-int8" not in times
+    assert capsys.readouterr().err.startswith("torchao-int8: left out, ")
