@@ -168,6 +168,7 @@ def run(args: argparse.Namespace) -> None:
         model = random_lm(name, device)
         size = sum(p.numel() for p in model.parameters())
         for precision in args.precision:
+            torch.manual_seed(args.seed)  # the same codes for all
             measured = compare(model, args.batch, args.frames, args.rounds, precision == "bf16", args.compile)
             called = name if precision == "float32" else f"{name}, {precision}"
             result["shapes"][called] = {"parameters": size, **measured}
