@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
         return
     ears = None if args.no_recogniser else Recogniser.named(args.whisper)
     bench = _Bench(args, items, functools.cache(lambda: Recogniser(args.whisper, args.threads)) if ears else None, clock)
-    systems = [system for source in args.system for system in open_systems(source, args)] + list(controls(clips))
+    systems = [system for source in args.system for system in open_systems(source, args)]
+    systems += [] if args.no_controls else controls(clips)
     kept = Kept(args.keep, seed=args.seed, items=args.items, ears=ears, voices=clips.versions, segments=segments.name())
     found = {system.name: bench.measure(system, kept) for system in systems}
     selftalk = []
@@ -258,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dialogues", type=cli.at_least(0), default=4, help="self-dialogues at each temperature; 0: none")
     parser.add_argument("--self-seconds", type=cli.number(1), default=60.0, metavar="S", help="length of a self-dialogue")
     parser.add_argument("--no-recogniser", action="store_true", help="take the systems' own text for what was heard")
+    parser.add_argument("--no-controls", action="store_true", help="the systems alone, to stand beside a result with controls")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of items and sampling")
     record.add_options(parser)
     return cli.run(parser, run, argv)
