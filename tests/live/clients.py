@@ -38,6 +38,8 @@ class Heard:
     client: str
     sent: float = 0.0
     received: float = 0.0
+    silent: float = 0.0
+    """Silent frames that the server let go: where frames come in bursts it catches up with the clock by them."""
     first_audio_ms: float | None = None
     response_ms: float | None = None
     text: str = ""
@@ -195,7 +197,7 @@ async def our_client(port: int, seconds: float) -> Heard:
 def moshi_client(port: int, seconds: float, pulse, folder: Path, opened: float = 6.0) -> Heard:
     """The unmodified `python -m moshi.client`, with PulseAudio's null sinks as its microphone and speaker.
 
-    It plays what comes and leaves no count, so the frames are the server's: those it heard and those it made for it.
+    It plays what comes and leaves no count, so the frames are the server's: those that came, and those it answered.
     """
     import importlib.metadata
     import urllib.request
@@ -214,18 +216,20 @@ def moshi_client(port: int, seconds: float, pulse, folder: Path, opened: float =
         while counters().get("duplex_frames_total", 0) < 3:
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
             time.sleep(0.1)
-        before, begun = counters(), time.monotonic()
+        before = counters()
         player = pulse.play(wav)
         time.sleep(seconds)
-        after, passed = counters(), time.monotonic() - begun
+        after = counters()
         player.wait(20)
     finally:
         process.terminate()
         out, _ = process.communicate(timeout=20)
-    heard.sent = passed / FRAME_SECONDS
     heard.received = after["duplex_frames_total"] - before["duplex_frames_total"]
+    lost = {name: after[name] - before.get(name, 0) for name in after if name.startswith("duplex_dropped_frames_total")}
+    heard.sent = heard.received + sum(lost.values())
+    heard.silent = sum(count for name, count in lost.items() if "silent" in name)
     heard.text = "".join(line for line in out.splitlines() if "[" not in line)
-    heard.notes = out[-400:]
+    heard.notes = f"{lost} {out[-300:]}"
     return heard
 
 
