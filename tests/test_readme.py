@@ -1,10 +1,16 @@
 """What README.md names exists, and its Python example runs."""
 
+import importlib
 import importlib.util
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from train import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = ("*.md", "docs/*.md", "duplex/**/*.md")
@@ -30,6 +36,23 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"\bmake ([a-z]+)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.M), f"README names make {target}"
+
+
+def test_the_training_commands_of_the_makefile_are_understood(monkeypatch):
+    """Every one of them, with its options; what it makes is what the next one takes."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    plan = subprocess.run(["make", "-n", "tiny"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = re.sub(r"\$\(.*?\)\"?\)", "1", plan.replace("\\\n", " ")).splitlines()
+    commands = [shlex.split(line.split(" -m ", 1)[1]) for line in lines if " -m train." in line]
+    monkeypatch.setattr(cli, "run", lambda parser, body, argv: parser.parse_args(argv))
+    assert len(commands) == 12 and commands[-1][0] == "train.export"
+    made: set[Path] = set()
+    for module, *options in commands:
+        args = vars(importlib.import_module(module).main(options))
+        given = [value for name, value in args.items() if name != "out" and isinstance(value, Path) and value.parts[0] == "out"]
+        assert all(any(path == one or one in path.parents or path in one.parents for one in made) for path in given), module
+        made.add(args["out"])
 
 
 def test_the_python_example_runs():
