@@ -14,8 +14,9 @@ Every line is the processor's time of one call without a profiler, split into
 
 torch's operators are timed by its profiler, each less what the profiler shows for an operator with nothing to do. The native step
 counts its own time; there embeddings are elementwise, activations are part of the products around them, and overhead is what
-comes before and after the kernels. A reference with streams attends over its whole ring, however little of it is filled; ours
-stands at a full context. The last line on stdout is JSON.
+comes before and after the kernels; its rates are bytes of weights over products, and keys and values of the temporal transformer
+over all attention. `operators` counts nested ones too. A reference with streams attends over its whole ring, however little of
+it is filled; ours stands at a full context. The last line on stdout is JSON.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -227,6 +229,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
     torch.manual_seed(args.seed)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler calls it an error that there is no GPU
     result = record.stamp("profile", args.seed, kind="profile", notice=NOTICE, device=str(device), threads=args.threads,
                           rounds=args.rounds, floor_us=round(floor_us(), 2), lines=[])
     if args.start:
