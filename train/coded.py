@@ -261,7 +261,10 @@ class CodedBank:
                 codes = codes[:, : max(1, seconds_to_frame(placement.stop))]
             if placement.hole is not None:
                 cut = min(codes.shape[1], seconds_to_frame(placement.hole[0]))
+                # What follows speech in a stream is the codec's memory of it. A pause without that would be told from the end of
+                # a turn by its edge, and by nothing that was said: so it begins as the clip's own end does.
                 silence = self._background(level, seconds_to_frames(placement.hole[1]), rng)
+                silence[:, :TRAIL] = codes[:, -TRAIL:][:, : silence.shape[1]]
                 codes = np.concatenate([codes[:, :cut], silence, codes[:, cut:]], 1)
             part = codes[:, : max(0, frames - at)]
             tracks[placement.speaker][:, at : at + part.shape[1]] = part

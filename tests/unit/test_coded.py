@@ -34,7 +34,8 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
     from duplex.codec import MimiCodec, MimiConfig, build_mimi
     from duplex.testing import ByteTokenizer
     from duplex.text import row_to_words
-    from train.coded import LEVELS_DB, CodedBank, ComposedSource, _save, noise, streams, write_stream
+    from duplex.units import seconds_to_frame, seconds_to_frames
+    from train.coded import LEVELS_DB, TRAIL, CodedBank, ComposedSource, _save, noise, streams, write_stream
 
     torch.manual_seed(0)
     config = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=2, cardinality=16, num_heads=2, num_layers=1,
@@ -69,6 +70,12 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
     assert np.array_equal(codes[1:3, at : at + 4], coded.codes(first.clip)[:, :4])
     spoken = [w.text for w in plan.system_words][:3]
     assert [w.text for w in row_to_words(codes[0], tokenizer)][:3] == spoken
+    # A pause begins as the end of the clip does, so that its edge tells nothing.
+    plan, paused = next((plan, p) for plan in (source.composers[0].plan(f"1:composed:{n}", 30.0) for n in range(200))
+                        for p in plan.placements if p.hole and p.start + p.hole[0] + p.hole[1] < 28)
+    codes = coded.render(plan, 0, 375, tokenizer, np.random.default_rng(0))[3:5]
+    at, trail = seconds_to_frame(paused.start) + seconds_to_frame(paused.hole[0]), min(TRAIL, seconds_to_frames(paused.hole[1]))
+    assert np.array_equal(codes[:, at : at + trail], coded.codes(paused.clip)[:, -TRAIL:][:, :trail])
 
 
 def test_perturbed_speakers_are_further_speakers_with_scaled_times(tmp_path, small_bank):
