@@ -25,7 +25,7 @@ SCRIPT = (
     (0.8, "hello"),
     (5.2, "four plus five"),
     (10.0, "one, two, three"),
-    (14.0, "six plus five"),
+    (13.7, "six plus five"),
     (19.4, "today is monday"),
     (24.2, "thank you"),
     (27.4, "goodbye"),
