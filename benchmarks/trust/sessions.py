@@ -4,8 +4,9 @@ The rated number is the greatest of 1, 2, 4, ... whose step is short enough: a f
 to fit into 80 ms with a tenth to spare. The step is measured in processor time with all rows due: a busy machine changes that
 little.
 
-A machine that is busy with other programs says little about the server: where the server's threads waited for a processor for
-more than a tenth of the time, times on the wall are given but not judged; the processor time of a step is judged in any case.
+A machine that is busy with other programs makes times on the wall longer, never shorter. Where the server's threads waited for
+a processor for more than a tenth of the time, a limit on such a time that is kept nevertheless counts as kept, one that is not
+kept says nothing, and neither does a slope; the processor time of a step is judged in any case.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def soak_promises(result: dict, promised_minutes: float) -> Iterator[Promise]:
                           f"{fit['value']:+.3f} {unit}/h [{fit['low']:+.3f}, {fit['high']:+.3f}]",
                           None if fit is None or not whole else fit["value"] < limit,
                           how if whole else f"the run is shorter than promised: {how}")
-        yield unless(busy, promise) if "cpu" not in name and unit == "ms" else promise
+        yield unless(busy, promise, slope=True) if "cpu" not in name and unit == "ms" else promise
     if lines:
         kept = soak.settled(lines) or lines
         grown = [f"{kept[0][name]} to {kept[-1][name]} {name}" for name in ("descriptors", "tasks", "threads")]
@@ -137,10 +138,12 @@ def soak_promises(result: dict, promised_minutes: float) -> Iterator[Promise]:
         yield Promise(AREA, "soak: descriptors, tasks and threads do not grow", "0", ", ".join(grown), level, how)
 
 
-def unless(busy: str, promise: Promise) -> Promise:
-    """The promise; not judged where the machine was too busy."""
+def unless(busy: str, promise: Promise, slope: bool = False) -> Promise:
+    """The promise; where the machine was busy, not judged if it was missed or is a `slope`, which load can also hide."""
     if not busy:
         return promise
+    if promise.met and not slope:
+        return replace(promise, how=f"kept although {busy}; {promise.how}")
     return replace(promise, measured="", met=None, how=f"the machine was too busy to tell: {busy}; it gave {promise.measured}; "
                    f"{promise.how}")
 

@@ -16,7 +16,8 @@ from train.corpus.exchange import FAR, LANGUAGES, REGISTRY, SOUNDS, Exchange, Pi
 from train.corpus.plan import Library
 from train.corpus.speakers import HELD_OUT
 
-DRAWS = 1500
+DRAWS = 3000
+KNOWN = 300  # draws in a row that brought nothing new: then a scenario is taken to be exhausted
 ENGINE_WEIGHT = 6  # an engine counts by its speakers, up to so many
 Instance = tuple[Exchange, ...]
 
@@ -28,7 +29,15 @@ def instances(split: str, draws: int = DRAWS) -> dict[str, list[Instance]]:
     for name in REGISTRY.scenarios:
         rng = random.Random(f"instances:{split}:{name}")
         pick = Picker(rng, split)
-        found[name] = list(dict.fromkeys(tuple(scripts.instance(rng, pick, name)) for _ in range(draws)))
+        options: dict[Instance, None] = {}
+        since = 0
+        for _ in range(draws):
+            before = len(options)
+            options[tuple(scripts.instance(rng, pick, name))] = None
+            since = 0 if len(options) > before else since + 1
+            if since == KNOWN:
+                break
+        found[name] = list(options)
     return found
 
 

@@ -65,6 +65,11 @@ def key(text: str, mark: str = "") -> str:
     return f"{text}|{mark}" if mark else text
 
 
+def wordings(text: str) -> tuple[str, ...]:
+    """The phrase templates of a list parted by semicolons."""
+    return tuple(text.split("; "))
+
+
 def split_key(name: str) -> tuple[str, str]:
     """(text, mark) of a clip's name."""
     text, _, mark = name.partition("|")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.corpus.exchange import LANGUAGES, Exchange, scenario
+from train.corpus.exchange import LANGUAGES, Exchange, scenario, wordings
 
 NAMES = {"fr": "french", "es": "spanish"}
 WORDS = {
@@ -18,13 +18,20 @@ TALK = {
     "es": {"hola": "hola, cómo está?", "muchas gracias": "de nada.", "adiós": "adiós, hasta pronto.",
            "qué tal?": "muy bien, gracias."},
 }
+WORDINGS = {
+    "translate-form": wordings(
+        "how do you say {w} in {l}?; say {w} in {l}; what is {w} in {l}?; tell me {w} in {l}; "
+        "how does one say {w} in {l}?; can you say {w} in {l}?; what is the {l} word for {w}?; {w} in {l}, please; "
+        "do you know {w} in {l}?; please say {w} in {l}"
+    ),
+}
 
 
 @scenario(0.8)
 def translate(rng, pick):
     """How a phrase is said in another language; the question is in English."""
     word, language = pick("translate", [(w, x) for w in WORDS for x in LANGUAGES])
-    form = pick("translate-form", ("how do you say {w} in {l}?", "say {w} in {l}", "what is {w} in {l}?"))
+    form = pick("translate-form", WORDINGS["translate-form"])
     return [Exchange(form.format(w=word, l=NAMES[language]), WORDS[word][language], system_mark=language)]
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from train.corpus.exchange import Exchange, scenario
+from train.corpus.exchange import Exchange, scenario, wordings
 from train.corpus.scenarios.numbers import addition
 
 NAMES = "anna ben carla david emma frank grace henry julia kevin laura martin nina oliver paula robert".split()
 LATER = 30.0  # seconds between a name and the question for it
+WORDINGS = {
+    "name-form": wordings(
+        "my name is {n}; i am {n}; hello, my name is {n}; hi, my name is {n}; hello, i am {n}; i am called {n}; "
+        "they call me {n}; you can call me {n}; this is {n}; {n} is my name; hi, i am {n}"
+    ),
+    "name-ask": wordings(
+        "what is my name?; do you remember my name?; who am i?; do you know my name?; tell me my name; "
+        "can you tell me my name?; what am i called?; have you forgotten my name?; say my name, please; "
+        "do you still know my name?"
+    ),
+}
 
 
 def given(rng, pick) -> tuple[Exchange, Exchange]:
     """A name is told; and the question for it."""
     name = rng.choice(NAMES)
-    give = Exchange(pick("name-form", ("my name is {n}", "i am {n}", "hello, my name is {n}")).format(n=name),
+    give = Exchange(pick("name-form", WORDINGS["name-form"]).format(n=name),
                     f"nice to meet you, {name}.")
-    return give, Exchange(pick("name-ask", ("what is my name?", "do you remember my name?", "who am i?")),
+    return give, Exchange(pick("name-ask", WORDINGS["name-ask"]),
                           f"your name is {name}.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.corpus.exchange import MUMBLED, STYLES, Exchange, scenario
+from train.corpus.exchange import MUMBLED, STYLES, Exchange, scenario, wordings
 from train.corpus.scenarios.facts import FACTS
 from train.corpus.scenarios.numbers import DAYS
 
@@ -23,13 +23,31 @@ REPORTS = {
     "and we are happy": "that sounds wonderful.",
 }
 SYSTEM_BACKCHANNELS = ("mhm.", "i see.", "right.")
+WORDINGS = {
+    "repeat-form": wordings(
+        "say {x}; repeat after me, {x}; please say {x}; repeat {x}; can you say {x}?; please repeat {x}; "
+        "say it after me, {x}; could you say {x}?; say the words {x}; i want you to say {x}"
+    ),
+    "spell-form": wordings(
+        "spell {w}; how do you spell {w}?; please spell {w}; can you spell {w}?; spell the word {w}; "
+        "could you spell {w}?; tell me how to spell {w}; what are the letters of {w}?; how is {w} spelled?; "
+        "{w}, spell it please; i want you to spell {w}"
+    ),
+    "manner-form": wordings(
+        "how do i sound?; how am i speaking?; what is my voice like?; how does my voice sound?; what do i sound like?; "
+        "tell me how i sound; describe my voice; can you hear how i speak?; what can you say about my voice?"
+    ),
+    "letters-form": wordings(
+        "what does {l} spell?; which word is {l}?; what word is {l}?; {l}, what word is that?; read this word, {l}"
+    ),
+}
 
 
 @scenario(1.0)
 def repeat(rng, pick):
     """Repeat two words."""
     look, thing = pick("repeat", [(x, y) for x in LOOKS for y in THINGS])
-    form = pick("repeat-form", ("say {x}", "repeat after me, {x}", "please say {x}"))
+    form = pick("repeat-form", WORDINGS["repeat-form"])
     return [Exchange(form.format(x=f"{look} {thing}"), f"{look} {thing}.")]
 
 
@@ -39,8 +57,9 @@ def spelling(rng, pick):
     word = rng.choice(SPELL)
     letters = ", ".join(word.upper())
     if rng.random() < 0.3:
-        return [Exchange(f"what does {letters} spell?", f"{word}.")]
-    form = pick("spell-form", ("spell {w}", "how do you spell {w}?", "please spell {w}", "can you spell {w}?"))
+        form = pick("letters-form", WORDINGS["letters-form"])
+        return [Exchange(form.format(l=letters), f"{word}.")]
+    form = pick("spell-form", WORDINGS["spell-form"])
     return [Exchange(form.format(w=word), f"{letters}.")]
 
 
@@ -57,7 +76,7 @@ def clarification(rng, pick):
 def manner(rng, pick):
     """How the user's voice sounds; only the sound tells."""
     style = rng.choice(STYLES)
-    form = pick("manner-form", ("how do i sound?", "how am i speaking?", "what is my voice like?"))
+    form = pick("manner-form", WORDINGS["manner-form"])
     return [Exchange(form, MANNERS[style], user_mark=style)]
 
 
