@@ -46,7 +46,8 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
             torch.nn.init.normal_(module.embedding_sum)
     codec, bank = MimiCodec(mimi, config), Bank(small_bank)
     jobs = streams(bank, 0, passes=3, system_passes=2)
-    assert [job.aligned for job in jobs if job.role == "system"] in ([True, False], [False, True])
+    aligned = [job.aligned for job in jobs if job.role == "system"]
+    assert aligned.count(True) == aligned.count(False) > 0
     assert jobs[0].role == "system" and {job.level for job in jobs if job.role == "user"} == set(range(len(LEVELS_DB)))
     (tmp_path / "meta.json").write_text(json.dumps({"codec": "x", "codebooks": "2", "cardinality": "16"}))
     for level in range(len(LEVELS_DB)):
@@ -54,11 +55,10 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
         _save(tmp_path / f"background-{level}.npz", codes=codec.encode(sound)[0].numpy().astype(np.int16))
     for number, job in enumerate(jobs):
         write_stream(tmp_path / f"stream-{number:05d}.npz", bank, codec, job, (0, 1, number))
-    again = sum(job.role == "system" for job in jobs)
     coded, tokenizer = CodedBank(tmp_path), ByteTokenizer()
     source = ComposedSource(coded, tokenizer, synthesize.DialogueRecipe(seconds=30.0), frames=375, seed=1)
     first_said = coded.at_level(0).clips
-    assert again == 2 and len({(c.offset, c.stream) for c in first_said if c.role == "system"}) == 2 * len(
+    assert len({(c.offset, c.stream) for c in first_said if c.role == "system"}) == 2 * len(
         {c.offset for c in first_said if c.role == "system"})
     sample = source.sample(4)
     assert sample.shape == (5, 375) and torch.equal(sample, source.sample(4)) and not torch.equal(sample, source.sample(5))
