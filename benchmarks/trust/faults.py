@@ -113,7 +113,7 @@ def _deaf(host: Host, watched: Watched, seconds: float) -> Iterator[Promise]:
     told = f"{more:+.1f} ms ({alone.trips.at(0.99)} ms alone before and after, {beside.trips.at(0.99)} ms beside it)"
     busy = starved(during)
     yield unless(busy, Promise(AREA, "what it costs a neighbour, p99 of a frame's round trip", "≤ 5 ms", told, more <= 5,
-                               f"{alone.received + beside.received} frames"))
+                               f"{alone.received + beside.received} frames"), relative=True)
     yield unless(busy, Promise(AREA, "frames that it costs a neighbour", "0", f"{beside.deficit} of {beside.sent}; "
                                f"{alone.deficit} of {alone.sent} without it", beside.deficit == 0, "frames sent less received"))
 

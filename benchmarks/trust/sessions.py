@@ -6,7 +6,7 @@ little.
 
 A machine that is busy with other programs makes times on the wall longer, never shorter. Where the server's threads waited for
 a processor for more than a tenth of the time, a limit on such a time that is kept nevertheless counts as kept, one that is not
-kept says nothing, and neither does a slope; the processor time of a step is judged in any case.
+kept says nothing, and neither does a slope or a difference; the processor time of a step is judged in any case.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def soak_promises(result: dict, promised_minutes: float) -> Iterator[Promise]:
                           f"{fit['value']:+.3f} {unit}/h [{fit['low']:+.3f}, {fit['high']:+.3f}]",
                           None if fit is None or not whole else fit["value"] < limit,
                           how if whole else f"the run is shorter than promised: {how}")
-        yield unless(busy, promise, slope=True) if "cpu" not in name and unit == "ms" else promise
+        yield unless(busy, promise, relative=True) if "cpu" not in name and unit == "ms" else promise
     if lines:
         kept = soak.settled(lines) or lines
         grown = [f"{kept[0][name]} to {kept[-1][name]} {name}" for name in ("descriptors", "tasks", "threads")]
@@ -138,11 +138,11 @@ def soak_promises(result: dict, promised_minutes: float) -> Iterator[Promise]:
         yield Promise(AREA, "soak: descriptors, tasks and threads do not grow", "0", ", ".join(grown), level, how)
 
 
-def unless(busy: str, promise: Promise, slope: bool = False) -> Promise:
-    """The promise; where the machine was busy, not judged if it was missed or is a `slope`, which load can also hide."""
+def unless(busy: str, promise: Promise, relative: bool = False) -> Promise:
+    """The promise; where the machine was busy, not judged if it was missed or compares two times, which load can also hide."""
     if not busy:
         return promise
-    if promise.met and not slope:
+    if promise.met and not relative:
         return replace(promise, how=f"kept although {busy}; {promise.how}")
     return replace(promise, measured="", met=None, how=f"the machine was too busy to tell: {busy}; it gave {promise.measured}; "
                    f"{promise.how}")
