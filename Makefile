@@ -68,7 +68,8 @@ $(W)/.run: $(W)/.shards $(W)/.coded
 	  --set model.text_card=$$($(PY) -c "from duplex.text import Tokenizer as T; print(T.load('$(W)/tokenizer.model').vocab_size)")
 	@touch $@
 $(W)/.model: $(W)/.run $(W)/.decoder
-	$(TRAIN) train.export --run $(W)/run --codec $(W)/decoder --tokenizer $(W)/tokenizer.model --out $(W)/model --half
+	$(TRAIN) train.export --run $(W)/run --codec $(W)/decoder --tokenizer $(W)/tokenizer.model --out $(W)/model --half \
+	  --audio-temperature 0 --text-temperature 0.1
 	@touch $@
 
 lint: $(VENV)/.tested

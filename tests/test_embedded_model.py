@@ -37,6 +37,13 @@ def test_it_is_small_and_has_a_card(model):
     assert result["rows"] and "docs/results/card.json | Model card" in card  # tests/test_results.py compares table and result
 
 
+def test_it_recommends_the_sampling_that_its_scores_were_taken_with(model):
+    result = json.loads((ASSETS.parents[1] / "docs" / "results" / "card.json").read_text(encoding="utf-8"))
+    assert (model.sampling.audio_temperature, model.sampling.text_temperature) == (0.0, 0.1)
+    assert {key: result["sampling"][key] for key in ("audio_temperature", "text_temperature")} == {
+        "audio_temperature": 0.0, "text_temperature": 0.1}
+
+
 def test_codes_are_used_and_the_codec_keeps_the_level(model):
     user = to_mono(read_audio(ASSETS / "demo" / "user.wav"))[: 60 * FRAME_SAMPLES]
     codes = model.codec.encode(torch.from_numpy(user)[None, None])

@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import pickle
 import random
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,17 +25,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from duplex.codec import MimiConfig, build_mimi
-from duplex.errors import ConfigError
+from duplex.errors import CheckpointError, ConfigError
 from duplex.overlay import load_toml
 from train import cli
 from train.codec_data import Batch, Crops
 from train.corpus.bank import Bank
 from train.discriminators import AdversarialSettings, Adversary
 from train.files import replace_file
+from train.keeping import check_space
 from train.losses import MelLoss
 from train.phones import PHONES
 
@@ -228,7 +232,10 @@ def _kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int 
 def start_from(trainer: CodecTrainer, folder: Path) -> None:
     """Takes over the weights of another run's codec that fit by name and shape (more layers or another stage keep the rest)."""
     own = trainer.mimi.state_dict()
-    found = load_file(folder / "mimi.safetensors")
+    try:
+        found = load_file(folder / "mimi.safetensors")
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / 'mimi.safetensors'}: damaged ({error}); train that codec again") from None
     fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"{folder}: no tensor fits this recipe's codec; start from a codec of its width")
@@ -248,12 +255,31 @@ def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, con
          adversary: Adversary | None = None) -> None:
     """Write weights for use and the state for resuming; each file appears whole or not at all."""
     weights = {k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}
-    replace_file(out / "mimi.safetensors", lambda p: save_file(weights, p))
-    replace_file(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
     state = {"step": step, "trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(trainer.recent)}
     if adversary is not None:
         state["adversary"] = adversary.state_dict()
-    replace_file(out / "resume.pt", lambda p: torch.save(state, p))
+    try:
+        replace_file(out / "mimi.safetensors", lambda p: save_file(weights, p))
+        replace_file(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
+        replace_file(out / "resume.pt", lambda p: torch.save(state, p))
+    except (SafetensorError, RuntimeError) as error:  # what the writers make of a full disk
+        raise CheckpointError(f"{out}: step {step} could not be written ({str(error).splitlines()[0]}); free some space "
+                              "and start the command again: it goes on from the last state") from None
+
+
+def resume(path: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> int:
+    """Takes over a state and returns its step; CheckpointError when it is damaged or another recipe's."""
+    try:
+        state = torch.load(path, weights_only=True)
+        trainer.load_state_dict(state["trainer"])
+        optimizer.load_state_dict(state["optimizer"])
+        trainer.recent.extend(state["recent"])
+        if adversary is not None:
+            adversary.load_state_dict(state["adversary"])
+        return state["step"]
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(f"{path}: it does not fit this recipe or is damaged ({reason}); choose another --out") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -279,6 +305,9 @@ def run(args: argparse.Namespace) -> None:
     if settings.stage not in STAGES:
         raise ConfigError(f"{args.recipe}: train.stage is {settings.stage!r}; use one of {', '.join(STAGES)}")
     crops = Crops(Bank(args.bank), args.teacher, settings.system_share, settings.lines_only, args.phones, settings.stretch)
+    for weight, labels, option in ((settings.distill, args.teacher, "teacher"), (settings.phones, args.phones, "phones")):
+        if weight and not labels and settings.stage != "decoder":
+            print(f"no --{option}: the semantic codebook learns nothing from it", file=sys.stderr)
     trainer = CodecTrainer(config, settings, crops.feature_dims)
     if args.start and not (args.out / "resume.pt").exists():
         start_from(trainer, args.start)
@@ -298,15 +327,10 @@ def run(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW([p for p in trainer.parameters() if p.requires_grad], lr=settings.lr, betas=(0.8, 0.99),
                                   weight_decay=1e-3)
     args.out.mkdir(parents=True, exist_ok=True)
-    step = 0
-    if (args.out / "resume.pt").exists():
-        state = torch.load(args.out / "resume.pt", weights_only=True)
-        step = state["step"]
-        trainer.load_state_dict(state["trainer"])
-        optimizer.load_state_dict(state["optimizer"])
-        trainer.recent.extend(state["recent"])
-        if adversary is not None and "adversary" in state:
-            adversary.load_state_dict(state["adversary"])
+    counts = [sum(p.numel() for p in ps) for ps in (trainer.parameters(), optimizer.param_groups[0]["params"])]
+    check_space(args.out, *counts)
+    found = args.out / "resume.pt"
+    step = resume(found, trainer, optimizer, adversary) if found.exists() else 0
     trainer.train()
     if frozen:
         mimi.quantizer.eval()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
 from train.corpus.bank import Bank, Clip
+from train.corpus.speakers import HELD_OUT
 from train.corpus.voices import resample_mono
 
 TEACHER_HOP = 480  # the teacher gives one vector for 20 ms
@@ -135,6 +136,8 @@ class Crops:
         self.bank, self.system_share, self.stretch = bank, system_share, stretch
         groups: dict[str, list[int]] = {"system": [], "other": []}
         for i, clip in enumerate(bank.clips):
+            if clip.role == "user" and clip.speaker in HELD_OUT:
+                continue
             own = clip.role == "system" or (clip.speaker == SYSTEM_SPEAKER and not lines_only)
             groups["system" if own else "other"].append(i)
         self.groups = {k: (np.array(v), np.cumsum(_shares(bank.clips, v))) for k, v in groups.items() if v}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -103,7 +104,9 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     out.mkdir(parents=True, exist_ok=True)
     check_resume(out, recipe)
     module = DuplexModule(recipe.model, s, recipe)
-    if codec and not recipe.start.folder and not module.sharded:
+    if codec and not recipe.start.folder and module.sharded:
+        print("embeddings start at random, not from the codec's vectors: the parameters are sharded", file=sys.stderr)
+    elif codec and not recipe.start.folder:
         embed_as_sounds(module.model, trained_codec(codec, StreamLayout.from_config(recipe.model).n_system), s.seed)
     counts = [sum(p.numel() for p in ps) for ps in (module.parameters(), filter(lambda p: p.requires_grad, module.parameters()))]
     check_space(out, *counts)

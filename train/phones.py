@@ -25,6 +25,7 @@ from duplex.units import SAMPLE_RATE
 from train import cli
 from train.codec_data import TEACHER_HOP
 from train.corpus.bank import Bank, Clip
+from train.corpus.speakers import HELD_OUT
 from train.corpus.voices import resample_mono
 from train.files import replace_file
 
@@ -82,9 +83,10 @@ def _align(task: tuple[Path, list[Clip]]) -> list[np.ndarray | None]:
 
 
 def chosen_clips(bank: Bank, share: float) -> list[Clip]:
-    """All user clips and a fixed ``share`` of the system's, which are many of one voice."""
+    """All clips of training's users and a fixed ``share`` of the system's, which are many of one voice."""
     rng = random.Random(0)
-    return [c for c in bank.clips if rng.random() < share or c.role == "user"]
+    return [c for c in bank.clips if (rng.random() < share or c.role == "user") and not (
+        c.role == "user" and c.speaker in HELD_OUT)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,6 +43,9 @@ def run(options: Options) -> Iterator[Promise]:
     rated, tried = rate(options)
     yield Promise(AREA, "conversations that this machine is rated for", "≥ 1", str(rated), rated >= 1, tried)
     if options.soaks:
+        if all(_read(path)["sessions"] != rated for path in options.soaks):
+            yield Promise(AREA, f"{rated} sessions for ten minutes", "as below", "", None,
+                          f"no run with so many; python -m benchmarks.trust.soak --minutes 10 --sessions {rated}")
         for result in map(_read, options.soaks):
             yield from load_promises(result, "")
             if result["wanted_seconds"] > 3600:
