@@ -87,6 +87,17 @@ def codec() -> str:
     return table(head, rows) + _source("latency-tiny-moshi", "latency-random-mimi")
 
 
+def codec_calls() -> str:
+    r = result("codec-calls")
+    rows = [(f"{found['parameters'] / 1e6:.1f} M",
+             *(f"{_ms(found['ms'][way]['encode'])} + {_ms(found['ms'][way]['decode'])}" for way in found["ms"]),
+             f"**{found['over_fused']['native stream']:.2f}×**", f"{found['over_fused']['upstream stream']:.2f}×")
+            for found in r["codecs"].values()]
+    ways = next(iter(r["codecs"].values()))["ms"]
+    head = ("codec", *(f"{way}, ms" for way in ways), "native over fused", "upstream over fused")
+    return table(head, rows) + _source("codec-calls")
+
+
 def cost() -> str:
     rows = []
     for name, r in _models():
@@ -256,7 +267,8 @@ def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, 
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "frame": frame, "ratios": ratios, "codec": codec, "cost": cost, "rows-tiny": lambda: rows_of("latency-tiny"),
+    "frame": frame, "ratios": ratios, "codec": codec, "codec-calls": codec_calls, "cost": cost,
+    "rows-tiny": lambda: rows_of("latency-tiny"),
     "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "library": library,
     "kinds": kinds, "start": start, "call": call, "training": training, "targets": targets, "dialogue": dialogue,
     "training-compiled": lambda: training("training-compiled"), "profile-rows": lambda: profiled("profile-rows"),
