@@ -88,9 +88,12 @@ def test_conversations_against_a_server_that_records_itself(tmp_path, monkeypatc
     assert result["finished"] and clients["sessions"] >= 2 and clients["sent"] > 0
     assert clients["deficit"] == clients["sent"] - clients["received"] and result["lines"][-1]["step_all"]["n"] > 0
     assert {"anon_kb", "descriptors", "tasks", "waited_seconds", "step_cpu", "frame"} <= result["lines"][-1].keys()
-    monkeypatch.setattr(sessions, "rate", lambda options: (1, "tried"))
     options = Options(soaks=(tmp_path / "soak.json",))
-    assert len([promise for promise in sessions.run(options) if isinstance(promise, Promise)]) == 5
+    monkeypatch.setattr(sessions, "rate", lambda options: (2, "tried"))
+    judged = list(sessions.run(options))
+    assert len(judged) == 5 and all(isinstance(promise, Promise) for promise in judged)
+    monkeypatch.setattr(sessions, "rate", lambda options: (4, "tried"))
+    assert [promise.met for promise in sessions.run(options) if promise.promise.startswith("4 sessions")] == [None]
     (tmp_path / "soak.json").write_text("{}")
     with pytest.raises(InputError, match="not a record"):
         list(sessions.run(options))
