@@ -315,7 +315,7 @@ class ComposedSource:
         self.seconds = recipe.seconds
         # In token space noise and gain are those that the clips were encoded with, and there is no echo.
         quiet = replace(recipe.phenomena, quiet_noise=0.0, noise=0.0, echo=0.0, reverb=0.0, gain=0.0)
-        made = {n: Composer(bank.at_level(n), quiet, "train") for n in range(len(LEVELS_DB))}
+        made = {n: Composer(bank.at_level(n), quiet, "train", recipe.weights) for n in range(len(LEVELS_DB))}
         self.composers = {n: c for n, c in made.items() if c.casting.menus}  # a small bank has no speaker at some levels
         if not self.composers:
             raise InputError(f"{bank.folder}: no speaker has a whole exchange; speak and encode more clips (train.speak)")

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,12 @@ import numpy as np
 import soundfile
 
 from duplex.errors import ConfigError
-from duplex.overlay import load_toml
+from duplex.overlay import load_toml, unknown_key
 from duplex.units import SAMPLE_RATE
 from train import cli
 from train.corpus.bank import Bank
 from train.corpus.dialogue import Composer, Phenomena
+from train.corpus.exchange import REGISTRY
 from train.corpus.filling import ENGINES, Voices, complete, fill_bank
 from train.files import replace_file
 from train.own.labels import SYSTEM_LABEL, USER_LABEL
@@ -50,6 +53,8 @@ class DialogueRecipe:
     lines: float = 1.0
     """Share of each speaker's lines that are spoken: less makes a bank sooner, with fewer speakers a line."""
     phenomena: Phenomena = field(default_factory=Phenomena)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """How often a scenario is drawn, by its name; the others keep their own weight."""
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -57,6 +62,11 @@ class DialogueRecipe:
         unknown = sorted(set(self.engines) - set(ENGINES))
         if unknown:
             raise ConfigError(f"engines: no engine {unknown[0]!r}; use some of {', '.join(ENGINES)}")
+        for name, weight in self.weights.items():
+            if name not in REGISTRY.scenarios:
+                raise unknown_key(name, REGISTRY.scenarios, "weights")
+            if not 0 < weight < math.inf:
+                raise ConfigError(f"weights: {name} = {weight:g}; use a number above 0")
 
 
 def write_dialogue(composer: Composer, recipe: DialogueRecipe, folder: Path, number: int) -> None:
@@ -81,7 +91,7 @@ _COMPOSERS: dict[str, Composer] = {}
 
 def _job(bank: Path, recipe: DialogueRecipe, out: Path, split: str, number: int) -> None:
     if split not in _COMPOSERS:
-        _COMPOSERS[split] = Composer(Bank(bank), recipe.phenomena, split)
+        _COMPOSERS[split] = Composer(Bank(bank), recipe.phenomena, split, recipe.weights)
     write_dialogue(_COMPOSERS[split], recipe, out / split, number)
 
 

@@ -30,6 +30,15 @@ def plans(composer, phenomena, count=60, seconds=60.0):
     return [composer.plan(str(n), seconds) for n in range(count)]
 
 
+def test_a_recipe_may_draw_a_scenario_more_often(bank):
+    shares = []
+    for weights in ({}, {"addition": 300.0}):
+        made = Composer(bank, CLEAN, "train", weights)
+        said = [text for n in range(20) for text in made.plan(str(n), 60.0).texts]
+        shares.append(np.mean([" plus " in text for _, text in said]))
+    assert shares[1] > 2 * shares[0] and shares[1] > 0.3
+
+
 def events(found, *kinds):
     return [e for p in found for e in p.events if e["kind"] in kinds]
 
@@ -140,9 +149,9 @@ def rms(track, start, end):
     return float(np.sqrt(np.mean(part**2))) if len(part) else 0.0
 
 
-def test_every_label_lies_on_its_sound(bank, composer):
-    composer.phenomena = replace(CLEAN, barge_in=0.8, backchannel=0.1, pause=0.3, hesitation=0.3, aside=0.2,
-                                 background_speech=3.0)
+def test_every_label_lies_on_its_sound(bank):
+    composer = Composer(bank, replace(CLEAN, barge_in=0.8, backchannel=0.1, pause=0.3, hesitation=0.3, aside=0.2,
+                                      background_speech=3.0), "train", {"name_sound": 6.0})
     counts = Counter()
     for seed in range(16):
         plan = composer.plan(f"sound {seed}", 50.0)
@@ -154,9 +163,11 @@ def test_every_label_lies_on_its_sound(bank, composer):
                     counts["word"] += 1
                     assert rms(track, word.start + 0.03, word.end - 0.05) > 0.005, word
         own = [(e["start"], e["end"]) for e in dialogue.events if e["kind"] in ("user_hesitation", "background_speech")]
+        quiet = {e["start"] for e in dialogue.events if e.get("manner") == "quiet"}
+        mumbled = {e["start"] for e in dialogue.events if e.get("unintelligible")}
         for e in dialogue.events:
             start, end = e["start"], e["end"]
-            if end > 49.8 or e.get("manner") == "quiet":
+            if end > 49.8 or start in quiet:
                 continue
             counts[e["kind"]] += 1
             if e["kind"] == "user_pause" and not any(s < end and start < x for s, x in own):
@@ -164,14 +175,14 @@ def test_every_label_lies_on_its_sound(bank, composer):
             elif e["kind"] == "long_silence":
                 assert rms(dialogue.user, start + 0.03, end - 0.05) == rms(dialogue.system, start + 0.03, end - 0.05) == 0
             elif e["kind"] in ("user_turn", "user_backchannel", "aside", "sound", "user_hesitation", *BARGES):
-                assert rms(dialogue.user, start + 0.03, start + 0.15) > loud * (0.3 if e.get("unintelligible") else 1.0)
+                assert rms(dialogue.user, start + 0.03, start + 0.15) > loud * (0.3 if start in mumbled else 1.0)
             elif e["kind"] == "background_speech":
                 assert rms(dialogue.user, start + 0.03, start + 0.15) > 0.005 * plan.gain
             elif e["kind"] == "gap" and not any(s < end and start < x for s, x in own):
                 other = dialogue.user if e["to"] == "system" else dialogue.system
                 assert rms(other, start + 0.03, end) < 1e-3
             elif e["kind"] == "overlap":
-                assert e["offset"] < 0 and rms(dialogue.user, start + 0.03, start + 0.15) > loud
+                assert e["offset"] < 0 and rms(dialogue.user, start + 0.03, start + 0.15) > loud * (0.3 if start in mumbled else 1.0)
             elif e["kind"] == "yielded":
                 low, high = composer.phenomena.yield_after
                 assert low - 0.01 <= end - start <= high + 0.01

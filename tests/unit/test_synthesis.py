@@ -81,7 +81,8 @@ def test_flac_holds_the_same_samples(tmp_path, bank_folder, corpus):
 
 
 @pytest.mark.parametrize("text, hint", [("secnods = 3.0\n", "seconds"), ("seconds = 'long'\n", "seconds"),
-                                        ("format = 'mp3'\n", "flac"), ("engines = ['festival']\n", "flite")])
+                                        ("format = 'mp3'\n", "flac"), ("engines = ['festival']\n", "flite"),
+                                        ("[weights]\nadition = 2\n", "addition"), ("[weights]\ncafe = 0\n", "above 0")])
 def test_a_bad_recipe_is_one_line(tmp_path, bank_folder, capsys, text, hint):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(text)

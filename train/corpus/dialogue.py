@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from train.corpus.casting import Casting
 from train.corpus.layout import Layout, written
@@ -14,15 +15,15 @@ __all__ = ["Composer", "Dialogue", "Library", "Phenomena", "Placement", "Plan", 
 
 
 class Composer:
-    """Builds dialogues of one split ("train" or "test") from a library of clips."""
+    """Builds dialogues of one split ("train" or "test") from a library of clips; `weights` of scenarios in place of their own."""
 
-    def __init__(self, library: Library, phenomena: Phenomena, split: str):
-        self.library, self.phenomena, self.split = library, phenomena, split
+    def __init__(self, library: Library, phenomena: Phenomena, split: str, weights: Mapping[str, float] | None = None):
+        self.library, self.phenomena, self.split, self.weights = library, phenomena, split, weights or {}
         self.casting = Casting(library, split)
 
     def plan(self, seed: str, seconds: float) -> Plan:
         """One dialogue of exactly ``seconds``; equal seeds give equal plans."""
-        return Layout(self.casting, self.phenomena, self.split, random.Random(seed), seconds).run()
+        return Layout(self.casting, self.phenomena, self.split, random.Random(seed), seconds, self.weights).run()
 
     def compose(self, seed: str, seconds: float) -> Dialogue:
         """The plan of a seed, rendered as sound; equal seeds give equal samples. The library must be a `Bank`."""

@@ -8,6 +8,7 @@ backchannel and through a pause inside a turn, and keeps quiet while nobody addr
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from duplex.text import Word
 from duplex.units import frames_to_seconds, seconds_to_frame
@@ -37,14 +38,15 @@ def written(text: str) -> str:
 class Layout:
     """The state of one dialogue while it is being laid out."""
 
-    def __init__(self, casting: Casting, phenomena: Phenomena, split: str, rng: random.Random, seconds: float):
+    def __init__(self, casting: Casting, phenomena: Phenomena, split: str, rng: random.Random, seconds: float,
+                 weights: Mapping[str, float]):
         self.casting, self.p, self.rng, self.seconds = casting, phenomena, rng, seconds
         self.library = casting.library
         self.pick = Picker(rng, split)
         self.speaker = casting.speaker(rng)
         menu = casting.menus[self.speaker]
         self.menu, self.names = menu, list(menu)
-        self.weights = [REGISTRY.scenarios[name][0] for name in self.names]
+        self.weights = [weights.get(name, REGISTRY.scenarios[name][0]) for name in self.names]
         self.queue: list[Exchange] = []
         self.parked: list[tuple[float, Exchange, str]] = []
         self.scenario = ""

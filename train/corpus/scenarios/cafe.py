@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from train.corpus.exchange import Exchange, scenario, wordings
 from train.corpus.scenarios.facts import a
+from train.corpus.scenarios.memory import LATER
 from train.corpus.scenarios.numbers import NUMBERS
 
 DRINKS = ("coffee", "tea", "juice", "water")
@@ -57,5 +58,6 @@ def cafe(rng, pick):
     if rng.random() < 0.4:
         ask = Exchange(pick("order-ask", WORDINGS["order-ask"]),
                        f"{amount(count, drink)} and one {food}.")
-        talk.append(replace(ask, wait=10.0) if rng.random() < 0.5 else ask)
+        draw = rng.random()
+        talk.append(replace(ask, wait=LATER if draw < 0.3 else 10.0) if draw < 0.6 else ask)
     return talk
