@@ -31,6 +31,7 @@ from benchmarks.kept import Kept, fingerprint
 from benchmarks.protocol import latencies, public_scores
 from benchmarks.recogniser import Recogniser
 from benchmarks.scoring import Score, excluded, score, values
+from benchmarks.selfcontrols import RULES, control_talk
 from benchmarks.selftalk import self_talk
 from benchmarks.selftalk import table as self_table
 from benchmarks.statistics import mean, median
@@ -97,6 +98,10 @@ def run(args: argparse.Namespace) -> None:
 
         selftalk = [kept.get(f"dialogue self {t}", partial(talk, t), dialogues=args.dialogues, seconds=args.self_seconds,
                              **bench.identity(model)) for t in TEMPERATURES]
+        if not args.no_controls:
+            for name in RULES:
+                made = partial(control_talk, name, clips, _greeting(clips, args.seed), args.dialogues, args.self_seconds, args.seed)
+                selftalk.append(kept.get(f"dialogue self {name}", made, dialogues=args.dialogues, seconds=args.self_seconds))
         clock.done("self-dialogue")
     result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),
                           recogniser=ears, systems=found, selftalk=selftalk,

@@ -80,7 +80,7 @@ def scenarios(result: dict) -> bytes | None:
 
 def selftalk(result: dict) -> bytes | None:
     """Seconds a minute of IPU, pause, gap and overlap."""
-    rows = result.get("selftalk") or []
+    rows = [row for row in result.get("selftalk") or [] if "temperature" in row]
     if not rows:
         return None
     figure, axes = pyplot.subplots(figsize=(6, 2.8))

@@ -64,13 +64,13 @@ def self_talk(model: LoadedModel, greeting: np.ndarray, temperature: float, dial
 
 
 def table(found: Sequence[dict]) -> str:
-    """Markdown: seconds and events per minute by temperature, beside published values."""
+    """Markdown: seconds and events per minute by temperature, the controls', and beside published values."""
     names = ("ipu", "pause", "gap", "overlap")
     lines = ["| text temperature | " + " | ".join(f"{n} s/min (per min)" for n in names) + " | loops | words/min |",
              "|---|" + "---:|" * 6]
     for row in found:
         cells = [f"{row[n]['seconds_per_minute']:.1f} ({row[n]['per_minute']:.1f})" for n in names]
-        lines.append(f"| {row['temperature']:g} | " + " | ".join(cells)
+        lines.append(f"| {row['control'] if 'control' in row else format(row['temperature'], 'g')} | " + " | ".join(cells)
                      + f" | {100 * row['loops']:.0f} % | {row['words_per_minute']:.0f} |")
     for name, values in PUBLISHED.items():
         lines.append(f"| *{name}* | " + " | ".join(f"*{values[n]:.1f}*" for n in names) + " | | |")

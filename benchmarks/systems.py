@@ -129,24 +129,40 @@ def _talking(clips: Clips) -> Callable[[Item], list[tuple[float, float, str]]]:
     return rule
 
 
-def _end_pointer(clips: Clips) -> Callable[[Item], list[tuple[float, float, str]]]:
-    """Answers after 0.72 s of silence, with one canned line, and stops as soon as it hears 0.24 s of speech."""
-    frames = round(clips.system(CANNED).seconds / 0.08)
+class EndPointer:
+    """Answers after 0.72 s of silence with one canned line, and stops as soon as it hears 0.24 s of speech."""
 
-    def rule(item: Item) -> list[tuple[float, float, str]]:
-        vad, said = EnergyVad(), []
-        heard, quiet, run, began = False, 0, 0, None
-        for number, pcm in enumerate(item.user.reshape(-1, FRAME_SAMPLES)):
-            active = vad.push(pcm)
-            run, quiet = (run + 1, 0) if active else (0, quiet + 1)
-            if began is not None:
-                if run >= 3 or number - began >= frames:
-                    said.append((began * 0.08, (number + 1) * 0.08, CANNED))
-                    began, heard = None, run >= 3
-            elif heard and quiet >= END_POINT_FRAMES:
-                began = number + 1
+    def __init__(self, clips: Clips):
+        self._vad, self._frames = EnergyVad(), round(clips.system(CANNED).seconds / 0.08)
+        self._heard, self._quiet, self._run = False, 0, 0
+        self._left: int | None = None
+
+    def push(self, pcm: np.ndarray) -> bool:
+        """Hears a frame, float32 [1920]; says whether it speaks after it."""
+        active = self._vad.push(pcm)
+        self._run, self._quiet = (self._run + 1, 0) if active else (0, self._quiet + 1)
+        if self._left is not None:
+            if self._run >= 3 or self._left == 0:
+                self._left, self._heard = None, self._run >= 3
             else:
-                heard = heard or run >= 2
+                self._left -= 1
+        elif self._heard and self._quiet >= END_POINT_FRAMES:
+            self._left = self._frames
+        else:
+            self._heard = self._heard or self._run >= 2
+        return self._left is not None
+
+
+def _end_pointer(clips: Clips) -> Callable[[Item], list[tuple[float, float, str]]]:
+    def rule(item: Item) -> list[tuple[float, float, str]]:
+        ear, said, began = EndPointer(clips), [], None
+        for number, pcm in enumerate(item.user.reshape(-1, FRAME_SAMPLES)):
+            speaks = ear.push(pcm)
+            if began is None and speaks:
+                began = number + 1
+            elif began is not None and not speaks:
+                said.append((began * 0.08, (number + 1) * 0.08, CANNED))
+                began = None
         return said + ([(began * 0.08, item.seconds, CANNED)] if began is not None else [])
 
     return rule

@@ -98,7 +98,9 @@ def test_dialogue_and_the_page(stage, capsys, monkeypatch):
     assert result["systems"]["oracle"]["behaviour"]["turn.takes_turn"]["value"] == 1
     assert result["systems"]["always talking"]["exact"]["turn.tor"]["value"] == 1
     assert result["systems"]["always silent"]["exact"]["pause.tor"]["value"] == 0
-    assert len(result["selftalk"]) == 2 and result["selftalk"][0]["seconds"] == 2
+    assert len(result["selftalk"]) == 6 and result["selftalk"][0]["seconds"] == 2
+    beside = {row["control"]: row for row in result["selftalk"] if "control" in row}
+    assert beside["always silent"]["silent"] == 1 and beside["always talking"]["overlap"]["seconds_per_minute"] > 30
     names = {path.parent.parent.name for path in (stage / "run" / "dialogue" / "oracle").glob("*/*/output.json")}
     assert names == {"synthetic_pause_handling", "synthetic_backchannel", "synthetic_turn_taking", "synthetic_user_interruption",
                      "user_interruption", "user_backchannel", "talking_to_other", "background_speech"}
