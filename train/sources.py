@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import torch
 
-from duplex.checkpoint import open_folder
+from duplex.checkpoint import MIMI_NAMES, open_folder
 from duplex.config import LMConfig
 from duplex.errors import CheckpointError, ConfigError
 from duplex.overlay import load_toml
+from duplex.safefile import TensorReader, read_header
 from duplex.streams import StreamLayout
 from duplex.text import Tokenizer
 from train.coded import CodedBank, ComposedSource
@@ -21,6 +23,9 @@ from train.recipe import FitRecipe
 from train.shards import ShardSet, fingerprint
 from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe
+
+DECODER = ("upsample", "decoder_transformer", "decoder")
+"""The parts of a codec that turn codes into sound; all others have a say in what the codes are."""
 
 
 def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:
@@ -68,17 +73,42 @@ def data_of(args: argparse.Namespace, recipe: FitRecipe) -> DialogueData:
 
 
 def check_tools(args: argparse.Namespace, recipe: FitRecipe, metadata: dict[str, str], source: str) -> None:
-    """Raises ConfigError where the corpus was made with another codec than --codec, or another tokenizer than --start has."""
+    """Raises ConfigError where the corpus was made with another codec than --codec, or another codec or tokenizer than --start has."""
     if args.codec and "codec" in metadata and metadata["codec"] != fingerprint(args.codec / "mimi.safetensors"):
         raise ConfigError(f"{source}: made with another codec than {args.codec}; give the one that it was prepared with")
-    if recipe.start.folder and "tokenizer" in metadata:
-        try:
-            tokenizer = open_folder(recipe.start.folder).file("tokenizer_name", ())
-        except CheckpointError:
-            return  # a folder of weights alone
+    if not recipe.start.folder:
+        return
+    codec, tokenizer = (_named(recipe.start.folder, *names) for names in (("mimi_name", MIMI_NAMES), ("tokenizer_name", ())))
+    if codec and "codec" in metadata and metadata["codec"] != fingerprint(codec):
+        if not args.codec:
+            print(f"{source}: not checked to hold the codes of {codec}; give --codec FOLDER of the one that it was prepared with",
+                  file=sys.stderr)
+        elif not same_codes(args.codec / "mimi.safetensors", codec):
+            raise ConfigError(f"{source}: its codes are not those of {codec}, whose model is to go on learning; prepare it again "
+                              "with that one")
+    if tokenizer and "tokenizer" in metadata:
         if metadata["tokenizer"] != fingerprint(tokenizer):
             raise ConfigError(f"{source}: made with another tokenizer than {tokenizer}; prepare it again with that one, or give "
                               "the weights the other's (python -m train.swap_tokenizer)")
+
+
+def _named(folder: str, key: str, names: tuple[str, ...]) -> Path | None:
+    """A file of a model folder; None in a folder of weights alone."""
+    try:
+        return open_folder(folder).file(key, names)
+    except CheckpointError:
+        return None
+
+
+def same_codes(a: Path, b: Path) -> bool:
+    """Whether two codecs' files give the same codes: they may differ in what turns codes back into sound, and one may have more
+    codebooks than the other."""
+    first, second = read_header(a), read_header(b)
+    one, other = ({name for name in header.tensors if name.split(".")[0] not in DECODER} for header in (first, second))
+    if any(not name.startswith("quantizer.") for name in one ^ other):
+        return False
+    with TensorReader(first) as mine, TensorReader(second) as theirs:
+        return all(torch.equal(mine.read(name), theirs.read(name)) for name in sorted(one & other))
 
 
 class WholeDialogues:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from model_folders import train_tokenizer
 from own_recordings import converse
+from safetensors.torch import load_file, save_file
 from test_coded import small_bank  # noqa: F401
 from tiny_codec import write_codec
 from toy_training import SMALL, ledger
@@ -124,6 +125,23 @@ def test_one_dialogue_alone(made, tmp_path):
         crop = data.source.sample(position)
         assert any(torch.equal(crop, alone[:, at : at + FRAMES]) for at in range(alone.shape[1] - FRAMES + 1))
     assert torch.equal(data.validation.sample(3), alone[:, :FRAMES])
+
+
+@pytest.mark.parametrize("part, said", [("decoder", ""), ("encoder", "its codes are not those of"), ("", "")])
+def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, said):
+    """A start whose codec has another decoder than the corpus's is fine, one with another encoder is not."""
+    recipe = load_toml(FitRecipe, RECIPES / "toy.toml", scaled(made)[1:])
+    save_lm(DuplexLM(recipe.model), tmp_path / "model")
+    tensors = load_file(made / "codec" / "mimi.safetensors")
+    changed = next(name for name in sorted(tensors) if name.startswith(f"{part or 'decoder'}.") and tensors[name].is_floating_point())
+    tensors[changed] = tensors[changed] + 1
+    save_file(tensors, tmp_path / "model" / "mimi.safetensors")
+    codec = ["--codec", str(made / "codec")] if part else []
+    status = fit.main([str(RECIPES / "toy.toml"), "--shards", str(made / "shards"), "--out", str(tmp_path / "run"), *codec, "--start",
+                       str(tmp_path / "model"), *scaled(made, **{"watch.every": 0})])
+    error = capsys.readouterr().err
+    assert (status == 2 and said in error and error.count("\n") == 1) if said else status == 0, error
+    assert ("give --codec FOLDER" in error) == (not part)
 
 
 @pytest.mark.parametrize("options, settings, message", [
