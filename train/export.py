@@ -14,14 +14,17 @@ import torch
 from torch.distributed import checkpoint as dcp
 
 from duplex.config import LMConfig, SamplingConfig
-from duplex.errors import CheckpointError
+from duplex.errors import CheckpointError, ConfigError
+from duplex.jsonfile import read_configuration
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora, merge_lora
 from duplex.saving import save_lm
 from duplex.streams import StreamLayout
 from train import cli
 from train.files import trained_codec
-from train.keeping import resume_point
+from train.keeping import MADE_WITH, resume_point
+from train.same_codes import codes_fingerprint
+from train.shards import fingerprint
 
 
 def trained_model(run: Path) -> DuplexLM:
@@ -44,6 +47,19 @@ def trained_model(run: Path) -> DuplexLM:
     return model.eval()
 
 
+def check_tools(run: Path, codec: Path, tokenizer: Path) -> None:
+    """Raises ConfigError where RUN learnt from another tokenizer's tokens, or from another codec's codes, as far as it tells."""
+    if not (run / MADE_WITH).exists():
+        return
+    learnt = read_configuration(run / MADE_WITH)
+    if "tokenizer" in learnt and tokenizer.is_file() and learnt["tokenizer"] != fingerprint(tokenizer):
+        raise ConfigError(f"{tokenizer}: not the tokenizer of the corpus that {run} learnt from; give that one")
+    weights = codec / "mimi.safetensors"
+    if weights.is_file() and learnt.get("codec") != fingerprint(weights) and "codes" in learnt \
+            and learnt["codes"] != codes_fingerprint(weights):
+        raise ConfigError(f"{codec}: its codes are not those that {run} learnt; give the corpus's codec, or a decoder trained on it")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("export", __doc__)
     parser.add_argument("--run", type=Path, required=True)
@@ -62,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the model folder, whole or not at all."""
+    check_tools(args.run, args.codec, args.tokenizer)
     model = trained_model(args.run)
     if args.merge:
         merge_lora(model)

@@ -33,10 +33,11 @@ from duplex.streams import StreamLayout
 from train import cli
 from train.data import DialogueData
 from train.files import replace_file, trained_codec
-from train.keeping import Keeper, Ledger, check_space, resume_point
+from train.keeping import MADE_WITH, Keeper, Ledger, check_space, resume_point
 from train.listening import embed_as_sounds
 from train.module import DuplexModule
 from train.recipe import FitRecipe
+from train.same_codes import codes_fingerprint
 from train.sources import data_of
 from train.watch import Watcher, watch_items
 
@@ -125,6 +126,10 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     if trainer.is_global_zero:
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
+        made_with = {key: data.source.metadata[key] for key in ("codec", "tokenizer") if key in data.source.metadata}
+        if codec:
+            made_with["codes"] = codes_fingerprint(codec / "mimi.safetensors")
+        replace_file(out / MADE_WITH, lambda part: part.write_text(json.dumps(made_with, indent=1)))
         keep_curves(out)
     warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`")  # meant so: the module draws
     try:

@@ -23,6 +23,8 @@ from train.files import replace_file
 from train.together import mean_of_all
 
 LAST, POINTER, LEDGER = "last.ckpt", "last.txt", "ledger.jsonl"
+MADE_WITH = "made_with.json"
+"""Fingerprints of the codec and the tokenizer that the corpus of a run was made with."""
 _DRAIN = 50  # steps between looks at the losses: each look makes an accelerator wait
 
 

@@ -13,19 +13,16 @@ from duplex.checkpoint import MIMI_NAMES, open_folder
 from duplex.config import LMConfig
 from duplex.errors import CheckpointError, ConfigError
 from duplex.overlay import load_toml
-from duplex.safefile import TensorReader, read_header
 from duplex.streams import StreamLayout
 from duplex.text import Tokenizer
 from train.coded import CodedBank, ComposedSource
 from train.data import DialogueData, MixedSource, ShardSource, Source
 from train.files import trained_codec
+from train.same_codes import same_codes
 from train.recipe import FitRecipe
 from train.shards import ShardSet, fingerprint
 from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe
-
-DECODER = ("upsample", "decoder_transformer", "decoder")
-"""The parts of a codec that turn codes into sound; all others have a say in what the codes are."""
 
 
 def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:
@@ -98,17 +95,6 @@ def _named(folder: str, key: str, names: tuple[str, ...]) -> Path | None:
         return open_folder(folder).file(key, names)
     except CheckpointError:
         return None
-
-
-def same_codes(a: Path, b: Path) -> bool:
-    """Whether two codecs' files give the same codes: they may differ in what turns codes back into sound, and one may have more
-    codebooks than the other."""
-    first, second = read_header(a), read_header(b)
-    one, other = ({name for name in header.tensors if name.split(".")[0] not in DECODER} for header in (first, second))
-    if any(not name.startswith("quantizer.") for name in one ^ other):
-        return False
-    with TensorReader(first) as mine, TensorReader(second) as theirs:
-        return all(torch.equal(mine.read(name), theirs.read(name)) for name in sorted(one & other))
 
 
 class WholeDialogues:

@@ -109,6 +109,26 @@ def test_composed_in_token_space(made, tmp_path, small_bank, capsys):  # noqa: F
     assert "without a listening head" in capsys.readouterr().err
 
 
+def test_a_run_is_joined_with_what_it_learnt_from_alone(made, tmp_path, capsys):
+    trained(made, tmp_path / "run", "toy.toml", "--shards", str(made / "shards"), "--codec", str(made / "codec"),
+            **{"watch.every": 0})
+    tensors = load_file(made / "codec" / "mimi.safetensors")
+    for part in ("decoder", "encoder"):
+        other = tmp_path / part
+        other.mkdir()
+        changed = next(name for name in sorted(tensors) if name.startswith(f"{part}.") and tensors[name].is_floating_point())
+        save_file(tensors | {changed: tensors[changed] + 1}, other / "mimi.safetensors")
+        (other / "mimi.json").write_bytes((made / "codec" / "mimi.json").read_bytes())
+    foreign = train_tokenizer(tmp_path / "other.model", "bpe")
+    own = made / "codec" / "tokenizer.model"
+    for codec, tokenizer, said in ((tmp_path / "decoder", own, ""), (tmp_path / "encoder", own, "its codes are not those"),
+                                   (made / "codec", foreign, "not the tokenizer")):
+        status = export.main(["--run", str(tmp_path / "run"), "--codec", str(codec), "--tokenizer", str(tokenizer),
+                              "--out", str(tmp_path / "model")])
+        error = capsys.readouterr().err
+        assert (status == 2 and said in error and error.count("\n") == 1) if said else status == 0, error
+
+
 @pytest.mark.slow
 def test_half_precision(made, tmp_path):
     for kind in ("bf16-mixed", "bf16-true"):
