@@ -84,7 +84,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(PY) -m pip install --disable-pip-version-check -e '.[train,corpus,eval,live,serve,cluster,clients,dev]'
+	@$(PY) -m pip install --disable-pip-version-check -e '.[train,corpus,eval,live,serve,cluster,clients,quant,dev]'
 	@touch $@
 
 clean:

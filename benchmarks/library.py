@@ -13,14 +13,13 @@ torchao's 8-bit weights (one scale for each output, a wider rounding than ours) 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from duplex.errors import InputError
-from duplex.model.layers import TokenEmbedding
+from duplex.fast.rounded import frame_linears
 from duplex.model.lm import DuplexLM
 
 GROUP = 64
@@ -28,15 +27,6 @@ KERNELS: dict[str, tuple[int | None, int]] = {
     "ort-f32": (None, 0), "ort-int8": (8, 1), "ort-int4": (4, 1), "ort-int8-a8": (8, 4), "ort-int4-a8": (4, 4)}
 """By name: bits of the weights, None for floats, and the operator's accuracy level: 1 computes in float32, 4 rounds the
 activations to 8 bits as well, which costs accuracy of its own and is timed alone."""
-
-
-def frame_linears(lm: DuplexLM) -> Iterator[tuple[str, nn.Linear]]:
-    """Name and module of each matrix that the schemes round: all but those inside embeddings and auxiliary heads."""
-    inside = {id(part) for module in lm.modules() if isinstance(module, TokenEmbedding) for part in module.modules()}
-    exact = {id(head) for head in lm.extra_heads}
-    for name, module in lm.named_modules():
-        if isinstance(module, nn.Linear) and id(module) not in inside | exact:
-            yield name, module
 
 
 class Products:

@@ -28,11 +28,12 @@ from benchmarks import record
 from benchmarks.cost import named_model
 from benchmarks.growth import interleaved
 from benchmarks.kinds import recorded_user
-from benchmarks.library import KERNELS, Products, Torchao, frame_linears
+from benchmarks.library import KERNELS, Products, Torchao
 from duplex.checkpoint import LoadedModel
 from duplex.errors import InputError
 from duplex.fast.lm import NativeEngine
 from duplex.fast.packing import Matrix
+from duplex.fast.rounded import frame_linears
 from duplex.loss import dialogue_loss
 from duplex.model.lm import DuplexLM
 from duplex.streams import StreamLayout

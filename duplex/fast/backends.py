@@ -4,6 +4,8 @@
     native        C++ kernels for model and codec, weights as they are: greedy tokens and codes of the reference (CPU)
     native-int8   the same with the model's weights rounded to 8 bits, one scale for 64 inputs; the codec stays exact
     native-int4   likewise with 4 bits
+    torchao-int8  the model's weights in a library's 8 bits, one scale an output; the upstream codec (CPU; CUDA: not measured)
+    torchao-int4  likewise 4 bits, scale and zero for 64 inputs, products in bfloat16; on CUDA both are recorded as by `graph`
     compiled      the frame as one graph, compiled ahead of time by AOTInductor and kept on disk; native codec on the CPU
     graph         the frame as one CUDA graph; the codec with its own (CUDA only; not measured here)
     auto          native where a C++ compiler and a float32 model on the CPU allow it, else naive; says which and why
@@ -26,8 +28,9 @@ from duplex.model.lm import DuplexLM
 if TYPE_CHECKING:
     from duplex.checkpoint import LoadedModel
 
-BACKENDS = ("naive", "native", "native-int8", "native-int4", "compiled", "graph")
+BACKENDS = ("naive", "native", "native-int8", "native-int4", "torchao-int8", "torchao-int4", "compiled", "graph")
 _SCHEMES = {"native": "exact", "native-int8": "int8", "native-int4": "int4"}
+_LIBRARY = {"torchao-int8": "int8", "torchao-int4": "int4"}
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,12 @@ def make_engine(lm: DuplexLM, sampling: SamplingConfig | None = None, backend: s
         from duplex.fast.graph import GraphEngine
 
         return GraphEngine(lm, sampling)
+    if backend in _LIBRARY:
+        from duplex.fast.graph import GraphEngine
+        from duplex.fast.rounded import rounded
+
+        twin = rounded(lm, _LIBRARY[backend])
+        return GraphEngine(twin, sampling) if lm.text_linear.weight.device.type == "cuda" else Engine(twin, sampling)
     from duplex.fast.lm import NativeEngine
 
     return NativeEngine(lm, sampling, _SCHEMES[backend])
@@ -51,7 +60,7 @@ def make_engine(lm: DuplexLM, sampling: SamplingConfig | None = None, backend: s
 
 def make_codec(codec: Codec, backend: str = "naive") -> Codec:
     """`codec` on a backend; one that is no Mimi, or lies on an accelerator, stays as it is."""
-    if backend in ("naive", "graph") or not isinstance(codec, MimiCodec) or codec.device.type != "cpu":
+    if backend in ("naive", "graph", *_LIBRARY) or not isinstance(codec, MimiCodec) or codec.device.type != "cpu":
         return codec
     from duplex.fast.codec import NativeCodec
 

@@ -20,7 +20,7 @@ from duplex.config import ACTIVATIONS, LMConfig, SamplingConfig
 from duplex.engine import Engine, FrameOut, StreamState
 from duplex.errors import ConfigError, InputError
 from duplex.fast.build import library
-from duplex.fast.packing import Parts, dense
+from duplex.fast.packing import Parts, changes, dense
 from duplex.model.layers import Rotation, TokenEmbedding, make_norm, sinusoids
 from duplex.model.lm import DuplexLM
 
@@ -63,15 +63,10 @@ def packed(model: DuplexLM, scheme: str = "exact") -> PackedLM:
     """The packed weights of `model`, made at the first call and again when its parameters have changed since."""
     cache: dict[str, tuple[tuple, PackedLM]] = model.__dict__.setdefault("_native_weights", {})
     weight = model.text_linear.weight
-    version = (weight.dtype, weight.device, sum(_changes(p) for p in model.parameters()))
+    version = (weight.dtype, weight.device, sum(changes(p) for p in model.parameters()))
     if scheme not in cache or cache[scheme][0] != version:
         cache[scheme] = (version, PackedLM(model, scheme))
     return cache[scheme][1]
-
-
-def _changes(p: Tensor) -> int:
-    """A number that another tensor, or a change in place, makes different; inference tensors do not count theirs."""
-    return p.data_ptr() + (0 if p.is_inference() else p._version)
 
 
 class NativeEngine(Engine):

@@ -35,6 +35,11 @@ def dense(layer: nn.Linear) -> Tensor:
     return layer.weight
 
 
+def changes(p: Tensor) -> int:
+    """A number that another tensor, or a change in place, makes different; inference tensors do not count theirs."""
+    return p.data_ptr() + (0 if p.is_inference() else p._version)
+
+
 class Matrix:
     """A weight [outputs, inputs], packed; `scheme` is "exact" or a name in FORMATS."""
 
