@@ -19,9 +19,9 @@ from benchmarks.rollout import encode_all
 from duplex.checkpoint import LoadedModel
 from duplex.config import SamplingConfig
 from duplex.engine import Engine, FrameOut, StreamState
-from duplex.sampling import discourage, pick, uniform_noise
+from duplex.sampling import discourage, pick, uniform_noise, wait
 
-_BATCH_AXIS = {"frames": 0, "seeds": 0, "line": 0, "kv": 1, "recent": 0}  # "delays" has none
+_BATCH_AXIS = {"frames": 0, "seeds": 0, "line": 0, "kv": 1, "recent": 0, "onset": 0}  # "delays" has none
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def silent_runs(model: LoadedModel, user: np.ndarray, seeds: Sequence[int], *, s
     ``stop_at_words`` ends a run with its first piece of a word, since then it has spoken.
     """
     engine = model.engine(sampling)
-    settings = engine.sampling
+    settings, pad = engine.sampling, model.config.existing_text_padding_id
     codes_KT = encode_all(model, [user])[0]
     shared = settings.greedy or settings.audio_temperature == 0
     groups = [_Group(list(seeds))] if shared else [_Group([seed]) for seed in seeds]
@@ -84,7 +84,7 @@ def silent_runs(model: LoadedModel, user: np.ndarray, seeds: Sequence[int], *, s
         chosen = out.text_now.tolist()
         for row in [n for n, group in enumerate(groups) if len(group.seeds) > 1]:
             group = groups[row]
-            for token, others in _parting(group, out, before, row, frame, settings).items():
+            for token, others in _parting(group, out, before, row, frame, settings, pad).items():
                 state, chosen = _part(engine, groups, group, others, token, before, row, heard_K, state, chosen)
                 steps += 1
         if stop_at_words:
@@ -110,12 +110,14 @@ def _keep(groups: Sequence[_Group], out: FrameOut, engine: Engine) -> None:
 
 
 def _parting(group: _Group, out: FrameOut, before: StreamState, row: int, frame: int,
-             settings: SamplingConfig) -> dict[int, list[int]]:
+             settings: SamplingConfig, pad: int) -> dict[int, list[int]]:
     """{text token: seeds} of the members that choose another token than the first one."""
     seeds_B = torch.tensor(group.seeds, dtype=torch.long, device=out.text_now.device)
     noise_B = uniform_noise(seeds_B, torch.full_like(seeds_B, frame), 1)[:, 0]
     logits_BV = out.text_logits[row].expand(len(group.seeds), -1)
     recent_BW = before.recent_BW[row].expand(len(group.seeds), -1)
+    onset_B2 = before.onset_B2[row].expand(len(group.seeds), -1)
+    logits_BV = wait(logits_BV, onset_B2, settings.patience, pad)
     logits_BV = discourage(logits_BV, recent_BW, settings.repetition_penalty)
     tokens = pick(logits_BV, noise_B, 0.0 if settings.greedy else settings.text_temperature, settings.text_top_k).tolist()
     own, parting = int(out.text_now[row]), defaultdict(list)

@@ -30,7 +30,7 @@ from duplex.jsonfile import read_configuration
 from duplex.model.lm import DuplexLM
 from duplex.overlay import build_fields
 from duplex.safefile import nearest, read_header, show
-from duplex.saving import CARD_NAME, CONFIG_NAME, LM_NAME, LORA_NAME, MIMI_NAME, TOKENIZER_NAME, save_lm
+from duplex.saving import CARD_NAME, CONFIG_NAME, LM_NAME, LORA_NAME, MIMI_NAME, OWN_NAME, TOKENIZER_NAME, save_lm
 from duplex.streams import StreamLayout
 from duplex.text import TextTokenizer, Tokenizer
 from duplex.weights import empty_lm, load_adapter, refuse_foreign_names, stored_dtype
@@ -63,12 +63,14 @@ class LoadedModel:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """The sampling that the folder recommends (`lm_gen_config`), the defaults where it says nothing."""
+        """The sampling that the folder recommends (`lm_gen_config`, and what only this library knows in `duplex.json`), the
+        defaults where it says nothing."""
         names = {"temp": "audio_temperature", "top_k": "audio_top_k", "temp_text": "text_temperature",
                  "top_k_text": "text_top_k"}
         recommended = self.meta.get("lm_gen_config") or {}
         chosen = {ours: recommended[theirs] for theirs, ours in names.items() if theirs in recommended}
         chosen["greedy"] = recommended.get("use_sampling") is False
+        chosen |= self.meta.get(OWN_NAME) or {}
         return build_fields(SamplingConfig, chosen, f"{self.folder / CONFIG_NAME}: lm_gen_config")
 
 
@@ -272,6 +274,8 @@ def load_model(
     codec = _load_codec(opened, config, sizes, device)
     lm, config, raw = _load_lm(opened, planned, device, dtype, adapter, False, {})
     meta = {key: value for key, value in raw.items() if key in _OWN_KEYS} | {"source": str(source)}
+    if (opened.path / OWN_NAME).is_file():
+        meta[OWN_NAME] = read_configuration(opened.path / OWN_NAME, CheckpointError)
     loaded = LoadedModel(lm, config, codec, tokenizer, meta, opened.path)
     _ = loaded.sampling  # wrong settings are reported now and not in the middle of a session
     return with_backend(loaded, backend)
@@ -304,7 +308,7 @@ def resolve(source: str | Path, revision: str | None = None) -> Path:
     folder = fetch(text, [CONFIG_NAME], revision)
     raw = open_folder(folder).raw if (folder / CONFIG_NAME).is_file() else {}
     defaults = {"moshi_name": LM_NAMES, "mimi_name": MIMI_NAMES, "tokenizer_name": TOKENIZER_NAMES}
-    names = [CONFIG_NAME, CARD_NAME]
+    names = [CONFIG_NAME, CARD_NAME, OWN_NAME]
     for key in ("mimi_config_name", "lora_name", *defaults):
         name = raw.get(key)
         names += [name] if isinstance(name, str) else defaults.get(key, ())

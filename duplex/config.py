@@ -309,6 +309,9 @@ class SamplingConfig:
     """Word pieces of the system's own text that the repetition guard remembers; 0 switches it off."""
     repetition_penalty: float = 1.0
     """Factor by which the guard divides the odds of a remembered word piece (never of PAD and EPAD)."""
+    patience: float = 0.0
+    """Logits by which PAD is favoured while the system is silent, less the longer it has wished to speak (`duplex.sampling.wait`):
+    fewer pauses are taken for the end of a turn, for answers that come a little later. 0 switches it off."""
 
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):
@@ -319,6 +322,8 @@ class SamplingConfig:
                 raise ConfigError(f"{name}: must not be negative, got {show(getattr(self, name))}")
         if not 1.0 <= self.repetition_penalty < float("inf"):
             raise ConfigError(f"repetition_penalty: must be at least 1, got {self.repetition_penalty}")
+        if not 0 <= self.patience < float("inf"):
+            raise ConfigError(f"patience: must be a number from 0 up, got {self.patience}")
 
 
 def _family(**values: Any) -> LMConfig:

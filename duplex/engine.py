@@ -25,8 +25,12 @@ from duplex.delays import DelayLine
 from duplex.errors import InputError
 from duplex.model.lm import DuplexLM
 from duplex.model.temporal import KVRing
-from duplex.sampling import discourage, pick, remember, uniform_noise
+from duplex.sampling import QUIET_FRAMES, discourage, note_wish, pick, remember, uniform_noise, wait
 from duplex.streams import UNGENERATED, ZERO_TOKEN
+
+
+SILENT = (0.0, float(QUIET_FRAMES))
+"""`StreamState.onset_B2` of a row that has said nothing yet."""
 
 
 @dataclass(eq=False)
@@ -43,6 +47,8 @@ class StreamState:
     """Keys and values of the last `context` frames: [layers, B, 2 * kv heads, context, head width]."""
     recent_BW: Tensor
     """int64 [B, repetition_window]: the last word pieces of each row, -1 where there are none yet."""
+    onset_B2: Tensor
+    """float32 [B, 2]: how much each row has wished to speak lately, and its frames without text. Kept with `patience` alone."""
 
     @property
     def batch_size(self) -> int:
@@ -51,7 +57,7 @@ class StreamState:
     def clone(self) -> StreamState:
         """An independent copy."""
         return StreamState(self.frames_B.clone(), self.seeds_B.clone(), self.line.clone(), self.kv.clone(),
-                           self.recent_BW.clone())
+                           self.recent_BW.clone(), self.onset_B2.clone())
 
     def reset_rows(self, mask: Tensor, seeds: int | Sequence[int] | None = None) -> None:
         """Starts the rows where `mask` (bool [B]) is True afresh, in place; the other rows do not notice.
@@ -63,20 +69,21 @@ class StreamState:
             self.seeds_B[mask] = _seeds(seeds, self.batch_size, mask.device)[mask]
         self.frames_B[mask] = 0
         self.recent_BW[mask] = -1
+        self.onset_B2[mask] = self.onset_B2.new_tensor(SILENT)
         self.line.reset(mask)
         self.kv.reset(mask)
 
     def to_dict(self) -> dict[str, Tensor]:
         """The state as named tensors (not copies), for storing."""
         return {"frames": self.frames_B, "seeds": self.seeds_B, "delays": self.line.delays_K,
-                "line": self.line.ring_BKR, "kv": self.kv.store_LBGCE, "recent": self.recent_BW}
+                "line": self.line.ring_BKR, "kv": self.kv.store_LBGCE, "recent": self.recent_BW, "onset": self.onset_B2}
 
     @classmethod
     def from_dict(cls, tensors: dict[str, Tensor]) -> StreamState:
         """The state whose `to_dict` gave `tensors`. Raises InputError naming a missing tensor."""
         try:
             return cls(tensors["frames"], tensors["seeds"], DelayLine(tensors["delays"], tensors["line"]),
-                       KVRing(tensors["kv"]), tensors["recent"])
+                       KVRing(tensors["kv"]), tensors["recent"], tensors["onset"])
         except KeyError as error:
             raise InputError(f"the stored state has no tensor {error}; store it with to_dict") from None
 
@@ -142,7 +149,8 @@ class Engine:
         line = DelayLine.empty(self.model.config.delays, batch_size, self.device)
         recent_BW = frames_B.new_full((batch_size, self.sampling.repetition_window), -1)
         kv = self.model.transformer.make_ring(batch_size)
-        return StreamState(frames_B, _seeds(seeds, batch_size, self.device), line, kv, recent_BW)
+        onset_B2 = torch.tensor([SILENT] * batch_size, device=self.device).reshape(batch_size, 2)
+        return StreamState(frames_B, _seeds(seeds, batch_size, self.device), line, kv, recent_BW, onset_B2)
 
     @torch.no_grad()
     def step(
@@ -195,6 +203,8 @@ class Engine:
         text_logits_BV, text_B, audio_BQ, extra = self._compute(state, task)
         pad, epad = config.existing_text_padding_id, config.existing_text_end_padding_id
         remember(state.recent_BW, text_B, (text_B != pad) & (text_B != epad) & active_B)
+        if settings.patience:
+            note_wish(state.onset_B2, text_logits_BV, text_B, pad, active_B)
         tokens_BQ = torch.cat([text_B[:, None], audio_BQ], 1)
         rows = slice(0, 1 + generated)
         line.write_step(rows, frames_B, tokens_BQ, active_B[:, None])
@@ -241,6 +251,7 @@ class Engine:
     ) -> Tensor:
         if bias is not None:
             logits_BV = logits_BV + bias.to(logits_BV)
+        logits_BV = wait(logits_BV, state.onset_B2, s.patience, self.model.config.existing_text_padding_id)
         logits_BV = discourage(logits_BV, state.recent_BW, s.repetition_penalty)
         return pick(logits_BV, noise_B, temperature, s.text_top_k)
 

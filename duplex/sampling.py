@@ -1,4 +1,4 @@
-"""Tokens from logits: temperature, top-k, greedy, a repetition guard, and noise that belongs to a batch row.
+"""Tokens from logits: temperature, top-k, greedy, a repetition guard, patience, and noise that belongs to a batch row.
 
 The noise is a function of (seed, frame, draw) and of nothing else, so a row's tokens do not depend on its
 neighbours in the batch and a session can be replayed, cloned or resumed from two integers.
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+QUIET_FRAMES = 6
+"""So many frames without text make a system silent; within its own speech PAD is not favoured."""
+WISH_KEPT, WISH_ENOUGH = 0.8, 2.0
+"""How much of the wish to speak a frame leaves to the next, and how much of it ends all patience: about three sure frames."""
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -67,3 +71,27 @@ def remember(recent_BW: Tensor, tokens_B: Tensor, where_B: Tensor) -> None:
     if recent_BW.shape[1]:
         shifted_BW = torch.cat([recent_BW[:, 1:], tokens_B[:, None]], 1)
         recent_BW.copy_(torch.where(where_B[:, None], shifted_BW, recent_BW))
+
+
+def wait(logits_BV: Tensor, onset_B2: Tensor, patience: float, pad: int) -> Tensor:
+    """The logits with PAD raised by up to `patience` in rows that are silent, by less the longer they have wished to speak.
+
+    A hearer who is sure of the end of a turn is sure in every frame that follows; one who takes a pause for it often changes his
+    mind when the speaker goes on. So a wish that lasts is followed, and a passing one is let pass.
+    """
+    if patience == 0:
+        return logits_BV
+    left_B = patience * (1 - onset_B2[:, 0] / WISH_ENOUGH).clamp(min=0)
+    raised_BV = logits_BV.clone()
+    raised_BV[:, pad] += torch.where(onset_B2[:, 1] >= QUIET_FRAMES, left_B, 0.0).to(logits_BV.dtype)
+    return raised_BV
+
+
+def note_wish(onset_B2: Tensor, logits_BV: Tensor, tokens_B: Tensor, pad: int, where_B: Tensor) -> None:
+    """Brings `onset` (float32 [B, 2]: the wish to speak, and frames since the last text) a frame further where `where`; in place.
+
+    The wish of a frame is the likelihood of anything but PAD, before all that is done to the logits.
+    """
+    wish_B = WISH_KEPT * onset_B2[:, 0] + 1 - torch.softmax(logits_BV.float(), -1)[:, pad]
+    quiet_B = torch.where(tokens_B == pad, onset_B2[:, 1] + 1, 0.0)
+    onset_B2.copy_(torch.where(where_B[:, None], torch.stack([wish_B, quiet_B], 1), onset_B2))

@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from duplex.codec import MimiCodec
-from duplex.config import FOLDER_KEYS, LMConfig
+from duplex.config import FOLDER_KEYS, LMConfig, SamplingConfig
 from duplex.errors import CheckpointError, ConfigError
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import adapted_layers, base_state_dict, lora_state_dict
 from duplex.model.projections import stacked_state_dict
+from duplex.overlay import build_fields
 from duplex.safefile import require_finite
 
 CONFIG_NAME = "config.json"
@@ -35,6 +36,8 @@ MIMI_CONFIG_NAME = "mimi_config.json"
 TOKENIZER_NAME = "tokenizer.model"
 LORA_NAME = "lora.safetensors"
 CARD_NAME = "MODEL_CARD.md"
+OWN_NAME = "duplex.json"
+"""Recommended sampling that the family's `lm_gen_config` has no word for; other programs pass the file over."""
 _WRITTEN_HERE = ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "mimi_config")
 
 
@@ -47,6 +50,7 @@ def save_lm(
     codec: MimiCodec | None = None,
     tokenizer: str | Path | None = None,
     card: str | None = None,
+    own: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes `model` as a model folder and returns its path; with codec and tokenizer `load_model` reads
@@ -54,7 +58,7 @@ def save_lm(
 
     `extra` are further keys of config.json that describe the folder (`model_type`, `lm_gen_config`, ...).
     `dtype` is the type of the stored weights, None that of the model. `tokenizer` is a sentencepiece
-    file, which is copied; `card` the text of the model card. Adapters (`duplex.model.lora`) are written
+    file, which is copied; `card` the text of the model card, `own` recommended settings of `SamplingConfig` for `duplex.json`. Adapters (`duplex.model.lora`) are written
     to a file of their own. The folder is written under another name first and then renamed; an existing
     one is replaced only with `overwrite`. Raises CheckpointError for weights that are not finite in
     `dtype` or a folder that cannot be written, and ConfigError for a key in `extra` that describes no
@@ -79,6 +83,9 @@ def save_lm(
             config["tokenizer_name"] = TOKENIZER_NAME
         if card is not None:
             (partial / CARD_NAME).write_text(card, encoding="utf-8")
+        if own:
+            build_fields(SamplingConfig, own, OWN_NAME)
+            _write_json(partial / OWN_NAME, own)
         _write_json(partial / CONFIG_NAME, config)
     return Path(folder)
 

@@ -74,6 +74,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--greedy", action="store_true", default=None, help="always take the most likely token")
     group.add_argument("--repetition-window", type=at_least(0), metavar="N",
                        help="word pieces that the repetition guard remembers")
+    group.add_argument("--patience", type=number(0), metavar="L",
+                       help="how much the system's silence is favoured before it takes a turn, in logits")
     group.add_argument("--repetition-penalty", type=number(1), metavar="P", help="how much less likely it makes them")
     group = parser.add_argument_group("prompt (before time zero)")
     group.add_argument("--prompt-text", metavar="TEXT", help="persona or situation")

@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--merge", action="store_true", help="work adapters into the weights instead of keeping them beside")
     parser.add_argument("--text-temperature", type=float, default=SamplingConfig.text_temperature)
     parser.add_argument("--audio-temperature", type=float, default=SamplingConfig.audio_temperature)
+    parser.add_argument("--patience", type=float, default=SamplingConfig.patience, help="recommended patience, in logits")
     parser.add_argument("--text-top-k", type=int, default=SamplingConfig.text_top_k)
     parser.add_argument("--audio-top-k", type=int, default=SamplingConfig.audio_top_k)
     return cli.run(parser, run, argv)
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
     generation = {"temp": args.audio_temperature, "temp_text": args.text_temperature, "top_k": args.audio_top_k,
                   "top_k_text": args.text_top_k}
     save_lm(model, args.out, {"model_type": "moshi", "lm_gen_config": generation}, codec=codec, tokenizer=args.tokenizer,
-            dtype=torch.float16 if args.half else None, card=args.card.read_text() if args.card else None, overwrite=True)
+            dtype=torch.float16 if args.half else None, card=args.card.read_text() if args.card else None,
+            own={"patience": args.patience} if args.patience else None, overwrite=True)
     print(f"{args.out}: {sum(f.stat().st_size for f in args.out.iterdir()) / 1e6:.1f} MB")
 
 

@@ -21,7 +21,7 @@ from duplex.checkpoint import load_model
 from duplex.config import FOLDER_KEYS, LMConfig
 from duplex.errors import CheckpointError, ConfigError
 from duplex.model.lm import DuplexLM
-from duplex.saving import save_lm
+from duplex.saving import OWN_NAME, save_lm
 from duplex.text import Tokenizer
 from train import cli
 
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
     described = {key: value for key, value in loaded.meta.items() if key in FOLDER_KEYS and not key.endswith("_name")
                  and key != "mimi_config"}
     save_lm(swap(loaded.lm, made_of), args.out, described, codec=loaded.codec, tokenizer=args.tokenizer,
-            dtype=torch.float16 if args.half else None)
+            own=loaded.meta.get(OWN_NAME), dtype=torch.float16 if args.half else None)
     print(f"{args.out}: {new.vocab_size()} pieces, {kept} kept from the {old.vocab_size()} of {args.model}, "
           f"{new.vocab_size() - kept} new")
 

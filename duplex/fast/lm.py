@@ -33,12 +33,12 @@ _Mark = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 class _Settings(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("audio_top_k", "text_top_k", "window")] + [
-        ("log_penalty", ctypes.c_float)]
+        ("log_penalty", ctypes.c_float), ("patience", ctypes.c_float)]
 
 
 class _Frame(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in (
-        "frames", "seeds", "ring", "kv", "recent", "user", "forced_text", "forced_system", "active", "bias", "heat",
+        "frames", "seeds", "ring", "kv", "recent", "onset", "user", "forced_text", "forced_system", "active", "bias", "heat",
         "text_now", "tokens", "ready", "text_logits", "extra")] + [("settings", _Settings), ("mark", _Mark),
                                                             ("spent", ctypes.c_void_p)]
 
@@ -111,11 +111,12 @@ class NativeEngine(Engine):
         extra = torch.empty(config.extra_heads_num_heads, B, config.extra_heads_dim)
         given = [None if t is None else t.contiguous() for t in (user, text, system, active, text_bias, heat)]
         line, kv = state.line.ring_BKR, state.kv.store_LBGCE
-        for owner in (line, kv, state.seeds_B, state.recent_BW):
+        for owner in (line, kv, state.seeds_B, state.recent_BW, state.onset_B2):
             if not owner.is_contiguous():
                 raise InputError("the state's tensors are not contiguous; store and restore contiguous copies")
-        held = (frames_B, state.seeds_B, line, kv, state.recent_BW, *given, now_B, tokens_BQ, ready_B, logits_BV, extra)
-        settings = _Settings(s.audio_top_k, s.text_top_k, state.recent_BW.shape[1], math.log(s.repetition_penalty))
+        held = (frames_B, state.seeds_B, line, kv, state.recent_BW, state.onset_B2, *given, now_B, tokens_BQ, ready_B, logits_BV, extra)
+        settings = _Settings(s.audio_top_k, s.text_top_k, state.recent_BW.shape[1], math.log(s.repetition_penalty),
+                             s.patience)
         spent = None if self.spent_ns is None else self.spent_ns.data_ptr()
         frame = _Frame(*[None if t is None else t.data_ptr() for t in held], settings, self._mark, spent)
         library().dx_lm_step(self.weights.handle, ctypes.addressof(frame), B)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from model_folders import MIMI, edit_config, edit_weights, refused
 
 from duplex.checkpoint import load_lm, load_model, save_lm
 from duplex.config import SamplingConfig
-from duplex.errors import CheckpointError
+from duplex.errors import CheckpointError, ConfigError
 from duplex.model.lm import DuplexLM
 from duplex.testing import tiny_lm_config
 
@@ -46,6 +47,19 @@ def test_recommended_sampling(saved: Path, folder: Path):
         "temp": 0.0, "temp_text": 0.1, "top_k": 9, "top_k_text": 8, "cfg_coef": 3, "use_sampling": False})
     assert load_model(folder).sampling == SamplingConfig(
         audio_temperature=0.0, text_temperature=0.1, audio_top_k=9, text_top_k=8, greedy=True)
+
+
+def test_recommended_sampling_of_this_library_alone(saved: Path, folder: Path, tmp_path: Path):
+    (folder / "duplex.json").write_text('{"patience": 3.0}')
+    assert load_model(folder).sampling.patience == 3.0 and load_model(saved).sampling.patience == 0.0
+    again = save_lm(load_model(folder).lm, tmp_path / "again", own={"patience": 2.5})
+    assert json.loads((again / "duplex.json").read_text()) == {"patience": 2.5}
+    with pytest.raises(ConfigError, match="patients"):
+        save_lm(load_model(folder).lm, tmp_path / "none", own={"patients": 2.5})
+    assert not (tmp_path / "none").exists()
+    (folder / "duplex.json").write_text('{"patience": "long"}')
+    with pytest.raises(ConfigError, match="patience"):
+        load_model(folder)
 
 
 def test_codec_configuration_inside_config_json(folder: Path):

@@ -90,7 +90,7 @@ def test_rows_reset_and_paused_at_different_times_are_fresh_single_runs():
 
 
 def test_an_inactive_row_is_left_bit_for_bit():
-    engine, user = make(repetition_window=3), user_codes(2)
+    engine, user = make(repetition_window=3, patience=2.0), user_codes(2)
     state, _ = talk(engine, engine.init_state(2), user)
     before = state.clone()
     state, _ = talk(engine, state, user, active=torch.tensor([True, False]))
@@ -103,7 +103,7 @@ def test_an_inactive_row_is_left_bit_for_bit():
 
 
 def test_a_state_can_be_cloned_stored_and_replayed():
-    engine, user = make(repetition_window=4, repetition_penalty=2.0), user_codes(2)
+    engine, user = make(repetition_window=4, repetition_penalty=2.0, patience=3.0), user_codes(2)
     start, _ = talk(engine, engine.init_state(2, 3), user)
     kept = start.clone()
     stored = {name: tensor.clone() for name, tensor in start.to_dict().items()}

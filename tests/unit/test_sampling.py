@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from duplex.sampling import discourage, pick, remember, uniform_noise
+from duplex.sampling import discourage, note_wish, pick, remember, uniform_noise, wait
 
 
 def chi_square(values: torch.Tensor, bins: int = 64) -> float:
@@ -79,6 +79,24 @@ def test_the_guard_divides_the_odds_of_each_remembered_token_once():
     assert torch.equal(guarded[1], logits[1])
     assert discourage(logits, recent, 1.0) is logits
     assert discourage(logits, recent[:, :0], 3.0) is logits
+
+
+def test_patience_favours_silence_until_the_wish_to_speak_has_lasted():
+    logits = torch.zeros(4, 5)
+    onset = torch.tensor([[0.0, 6.0], [0.0, 5.0], [1.0, 9.0], [2.5, 9.0]])
+    waited = wait(logits, onset, 4.0, pad=3)
+    assert waited[:, 3].tolist() == [4.0, 0.0, 2.0, 0.0] and not waited[:, [0, 1, 2, 4]].any() and not logits.any()
+    assert wait(logits, onset, 0.0, 3) is logits
+
+
+def test_the_wish_to_speak_is_all_but_silence_and_fades():
+    onset, sure = torch.tensor([[0.0, 6.0], [0.0, 6.0], [1.0, 2.0]]), torch.tensor([[0.0, 0.0, 30.0], [30.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    everyone = torch.tensor([True, True, False])
+    for _ in range(3):
+        note_wish(onset, sure, torch.tensor([2, 2, 0]), 2, everyone)
+    assert onset[0].tolist() == pytest.approx([0.0, 9.0], abs=1e-5) and onset[1].tolist() == pytest.approx([2.44, 9.0], abs=1e-5)
+    note_wish(onset, sure, torch.tensor([2, 0, 0]), 2, everyone)
+    assert onset[1, 1] == 0 and onset[2].tolist() == [1.0, 2.0]
 
 
 def test_memory_keeps_the_last_tokens_of_marked_rows():

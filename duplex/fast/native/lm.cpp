@@ -226,6 +226,14 @@ void LM::step(const Frame& f, int B) const {
     for (int b : s.rows) {
         memcpy(adjusted, f.text_logits + size_t(b) * V, 4 * size_t(V));
         if (f.bias) each2(adjusted, f.bias + size_t(b) * V, adjusted, V, [](vf a, vf c) { return a + c; });
+        float* onset = f.onset + 2 * size_t(b);
+        if (o.patience > 0) {
+            if (onset[1] >= QUIET_FRAMES) adjusted[pad] += o.patience * std::max(0.f, 1 - onset[0] / WISH_ENOUGH);
+            const float *row = f.text_logits + size_t(b) * V, top = *std::max_element(row, row + V);
+            float total = 0;
+            for (int v = 0; v < V; v++) total += std::exp(row[v] - top);
+            onset[0] = WISH_KEPT * onset[0] + 1 - std::exp(row[pad] - top) / total;
+        }
         int64_t *recent = f.recent + size_t(b) * o.window, token = f.forced_text ? f.forced_text[b] : -1;
         if (token < 0) {
             if (o.log_penalty != 0)
@@ -234,6 +242,7 @@ void LM::step(const Frame& f, int B) const {
             token = pick(adjusted, V, uniform(f.seeds[b], f.frames[b], 0), f.heat[2 * size_t(b)], o.text_top_k);
         }
         f.text_now[b] = token;
+        if (o.patience > 0) onset[1] = token == pad ? onset[1] + 1 : 0;
         if (o.window && token != pad && token != epad) {
             std::copy(recent + 1, recent + o.window, recent);
             recent[o.window - 1] = token;

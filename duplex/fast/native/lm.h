@@ -44,15 +44,19 @@ struct DepthLayer {
     std::vector<FeedForward> feed;
 };
 
+// Of duplex/sampling.py.
+constexpr float QUIET_FRAMES = 6, WISH_KEPT = 0.8f, WISH_ENOUGH = 2;
+
 struct Settings {
     int32_t audio_top_k, text_top_k, window;
-    float log_penalty;
+    float log_penalty, patience;
 };
 
 struct Frame {  // what one step reads and writes; pointers may be null where marked (?)
     int64_t *frames, *seeds, *ring;  // [B], [B], [B, K, R]
     float* kv;                       // [L, B, 2 G, C, E]
     int64_t* recent;                 // [B, window]
+    float* onset;                    // [B, 2]: the wish to speak, and frames since the last text
     const int64_t *user, *forced_text, *forced_system;  // (?) [B, n_user], [B], [B, n_system]
     const uint8_t* active;           // (?) [B]
     const float *bias, *heat;        // (?) [B, V]; [B, 2]: temperature of the text and of the audio
