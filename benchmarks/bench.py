@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench [--model tiny] [--out out/bench] [--quick] [--record docs/results]
 
-Runs the card, the duplex bench, the capability probes, the codec bench and the ablation, two at a time, then, alone, whatever is
+Runs the card, the duplex bench, the capability probes, the codec bench, the ablation and the values of patience, two at a time, then, alone, whatever is
 timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit
 status is 1. What is done stays done: started again, it goes on where it was stopped, unless model or benches have changed.
 """
@@ -29,12 +29,13 @@ from infer import cli
 from train.files import replace_file
 from train.teach import packaged_whisper
 
-COUNTS = {"card": (200, 10), "dialogue": (30, 4), "capability": (100, 10), "codec": (200, 10), "ablation": (100, 10)}
+COUNTS = {"card": (200, 10), "dialogue": (30, 4), "capability": (100, 10), "codec": (200, 10), "ablation": (100, 10),
+          "patience": (60, 10)}
 """Items of each bench, and of its quick form."""
 TIMED = ("timed", "latency")
 """Benches that run alone, at the end: nothing else may disturb them. "timed" completes the card with the time of a frame."""
 RECORDED = {"card": "card", "dialogue": "dialogue", "capability": "capability", "codec": "codec", "ablation": "ablation",
-            "latency": "latency-bench"}
+            "patience": "patience", "latency": "latency-bench"}
 """Benches and the names under which their results are put on record."""
 
 
@@ -56,6 +57,7 @@ def commands(args: argparse.Namespace, out: Path) -> dict[str, list[str]]:
                      *talk, *shared],
         "capability": ["benchmarks.capability", *model, "--items", items("capability"), "--skip", "streaming latency", *shared],
         "ablation": ["benchmarks.ablation", *model, "--items", items("ablation"), *shared],
+        "patience": ["benchmarks.patience", *model, "--items", items("patience"), *shared],
         "codec": ["benchmarks.codec", *model, "--clips", items("codec"), *shared],
         "timed": card,
         "timed capability": ["benchmarks.capability", *model, "--items", items("capability"), *shared],

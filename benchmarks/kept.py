@@ -21,8 +21,10 @@ from train.files import replace_file
 _SOURCES = ("benchmarks/items.py", "benchmarks/tasks.py", "benchmarks/clips.py", "benchmarks/scoring.py", "benchmarks/rollout.py",
             "benchmarks/silence.py", "benchmarks/systems.py", "benchmarks/statistics.py", "benchmarks/recogniser.py",
             "benchmarks/segments.py", "benchmarks/protocol.py", "benchmarks/folders.py", "benchmarks/selftalk.py",
-            "benchmarks/selfcontrols.py", "benchmarks/card.py", "benchmarks/capability.py", "benchmarks/codec.py", "benchmarks/dialogue.py",
-            "benchmarks/ablation.py", "duplex/vad.py", "duplex/metrics/*.py", "train/corpus/scripts.py",
+            "benchmarks/selfcontrols.py", "benchmarks/card.py", "benchmarks/capability.py", "benchmarks/codec.py",
+            "benchmarks/dialogue.py",
+            "benchmarks/ablation.py", "benchmarks/patience.py", "duplex/sampling.py", "duplex/vad.py", "duplex/metrics/*.py",
+            "train/corpus/scripts.py",
             "train/corpus/exchange.py", "train/corpus/speakers.py", "train/corpus/style.py", "train/corpus/sounds.py",
             "train/corpus/voices.py", "train/corpus/lines.py", "train/corpus/scenarios/*.py")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_clips import fake_clips
 
-from benchmarks import ablation, capability, card, codec, dialogue, recogniser, record, render, report, segments, subset
+from benchmarks import ablation, capability, card, codec, dialogue, patience, recogniser, record, render, report, segments, subset
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tone
 from duplex.text import Word
@@ -37,7 +37,7 @@ def stage(tmp_path, monkeypatch):
     clips = fake_clips(tmp_path / "clips", monkeypatch)
     monkeypatch.setattr(segments, "detector", lambda: None)  # tones are no speech to silero
     frame = {"p50_ms": 5.0, "p95_ms": 6.0, "p99_ms": 7.5, "max_ms": 9.0, "deadline_misses": 0}
-    for module in (card, capability, dialogue, codec, subset, ablation):
+    for module in (card, capability, dialogue, codec, subset, ablation, patience):
         monkeypatch.setattr(module, "Clips", lambda *_, **__: clips)
         monkeypatch.setattr(module, "fingerprint", lambda _: "a model", raising=False)
         if hasattr(module, "load_model"):
@@ -87,6 +87,15 @@ def test_ablation(stage, capsys):
     assert all(row["n"] == 2 and row["right"]["value"] == 0 for row in result["rows"])  # a random model knows nothing
     assert "| voices of training | 2 | 0.0 %" in capsys.readouterr().out
     assert dict(render.tables(result))["The same questions under other conditions"]
+
+
+def test_patience(stage, capsys):
+    assert patience.main(["--items", "2", "--values", "0", "3", "--json", str(stage / "p.json")]) == 0
+    rows = record.read(stage / "p.json")["rows"]
+    assert [row["patience"] for row in rows] == [0, 3] and rows[0]["recommended"] and not rows[1]["recommended"]
+    assert all(row[name]["n"] <= 2 for row in rows for name, _, _ in patience.MEASURES)
+    assert "| **0** |" in capsys.readouterr().out
+    assert dict(render.tables(record.read(stage / "p.json")))["Patience"]
 
 
 def test_dialogue_and_the_page(stage, capsys, monkeypatch):
