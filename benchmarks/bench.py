@@ -78,6 +78,8 @@ class Runner:
 
     def __init__(self, args: argparse.Namespace, out: Path):
         self.args, self.out, self.begun, self.failed = args, out, time.monotonic(), []
+        self.spent: dict[str, float | None] = {}
+        """Seconds of each bench by the clock; None for one that was done before."""
         self.written: set[str] = set()
         """Results that were written now: what completes one of them must do so again."""
         self.environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -103,8 +105,10 @@ class Runner:
                 while queue and len(running) < jobs:
                     name, command = queue.pop(0)
                     if self.done(name, command):
+                        self.spent[name] = None
                         self.say(f"{name}: done before")
                         continue
+                    self.spent[name] = -time.monotonic()
                     with open(self.log(name), "w", encoding="utf-8") as log:
                         running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
                 for name in [name for name, process in running.items() if process.poll() is not None]:
@@ -118,6 +122,7 @@ class Runner:
     def end(self, name: str, command: Sequence[str], status: int) -> None:
         """Marks a bench that is done, and names one that failed."""
         self.written.add(result_of(name))
+        self.spent[name] += time.monotonic()
         if status:
             self.failed.append(name)
             lines = self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -150,6 +155,9 @@ def run(args: argparse.Namespace) -> int:
     runner.run(timed, 1)
     if not any(out.glob("*.json")):
         raise InputError(f"{out}: no bench could be run; the reasons are in {out}/*.log")
+    seconds = time.monotonic() - runner.begun
+    record.write(out / "bench.json", record.stamp("bench", args.seed, model=Path(args.model).name, jobs=args.jobs, parts=runner.spent,
+                                                  seconds=seconds, whole=not runner.failed and None not in runner.spent.values()))
     report.main([str(out)])
     if args.record and not runner.failed:
         put_on_record(out, Path(args.record))
@@ -159,11 +167,21 @@ def run(args: argparse.Namespace) -> int:
 
 def put_on_record(out: Path, folder: Path) -> None:
     """Copies the results into the folder that the documents' tables are made of; single items stay where they are."""
-    for name, known in RECORDED.items():
+    # How long it takes is known from a run that made everything.
+    took = {"bench": "bench"} if record.read(out / "bench.json")["whole"] else {}
+    for name, known in (RECORDED | took).items():
         result = {key: value for key, value in record.read(out / f"{name}.json").items() if key != "details"}
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
         replace_file(folder / f"{known}.json", lambda part, text=text: part.write_text(text, encoding="utf-8"))
-    print(f"put on record in {folder}: {', '.join(RECORDED.values())}")
+    print(f"put on record in {folder}: {', '.join((RECORDED | took).values())}")
+
+
+def table(result: dict) -> str:
+    """How long the benches took, as Markdown."""
+    lines = ["| bench | minutes |", "|---|---:|"]
+    lines += [f"| {name} | {'done before' if seconds is None else format(seconds / 60, '.1f')} |"
+              for name, seconds in result["parts"].items()]
+    return "\n".join([*lines, f"| **in all, {result['jobs']} at a time and the timed ones alone** | **{result['seconds'] / 60:.1f}** |"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ RENDERERS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {
     "codec": lambda r: [("Codec", codec.table(r))],
     "capability": lambda r: [("Capabilities", capability.table(r))],
     "ablation": lambda r: [("The same questions under other conditions", ablation.table(r))],
+    "bench": lambda r: [("How long it took", _took(r))],
     "patience": lambda r: [("Patience", patience.table(r))],
     "latency": latency_tables.tables,
     "trust": trust.tables,
@@ -30,6 +31,12 @@ def scenario_table(result: dict) -> str:
     lines = ["| scenario | right |", "|---|---:|"]
     lines += [f"| {name} | {record.cell(estimate, '%')} |" for name, estimate in result["scenarios"].items()]
     return "\n".join(lines)
+
+
+def _took(result: dict) -> str:
+    from benchmarks import bench  # which imports this module's pages
+
+    return bench.table(result)
 
 
 def tables(result: dict) -> list[tuple[str, str]]:

@@ -26,7 +26,8 @@ from infer import cli
 from train.files import replace_file
 
 TITLES = {"card": "Model card", "dialogue": "Conversation", "capability": "Capabilities", "codec": "Codec",
-          "ablation": "The same questions under other conditions", "patience": "Patience", "latency": "Latency"}
+          "ablation": "The same questions under other conditions", "patience": "Patience", "latency": "Latency",
+          "bench": "How long it took"}
 """Benches in the order of the page, and what their sections are called."""
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#1a202c}
 h1{margin-bottom:0}h2{border-top:2px solid #2b6cb0;padding-top:.6rem;margin-top:2.5rem}h3{margin:1.6rem 0 .2rem}

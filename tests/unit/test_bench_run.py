@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import bench, kept, record
+from benchmarks import bench, kept, record, render
 
 
 def test_parts_are_kept_until_what_they_depend_on_changes(tmp_path):
@@ -61,9 +61,13 @@ def test_benches_run_once_and_what_failed_is_named(tmp_path, monkeypatch, capsys
     said = capsys.readouterr().out
     assert "ablation: done" in said and "codec: FAILED (error: too few items)" in said and "timed: done" in said
     assert said.index("codec") < said.index("timed") and (out / "index.html").is_file()
+    assert not record.read(out / "bench.json")["whole"]
     assert bench.main(arguments) == 0
     said = capsys.readouterr().out
     assert "ablation: done before" in said and "codec: done\n" in said and "timed: done before" in said
+    took = record.read(out / "bench.json")
+    assert took["parts"]["ablation"] is None and 0 < took["parts"]["codec"] <= took["seconds"] and not took["whole"]
+    assert "| ablation | done before |" in dict(render.tables(took))["How long it took"]
     (out / "kept" / "card.done").unlink()  # the card is made again, so what completes it is, too
     assert bench.main(arguments) == 0
     said = capsys.readouterr().out
@@ -88,7 +92,10 @@ def test_results_are_put_on_record_without_their_items(tmp_path):
     for name in bench.RECORDED:
         record.write(tmp_path / f"{name}.json", record.stamp(name, 0) | {"details": {"turn": []}, "rows": [1]})
     (tmp_path / "results").mkdir()
-    bench.put_on_record(tmp_path, tmp_path / "results")
+    for whole in (True, False):
+        record.write(tmp_path / "bench.json", record.stamp("bench", 0) | {"whole": whole})
+        bench.put_on_record(tmp_path, tmp_path / "results")
+        assert record.read(tmp_path / "results" / "bench.json")["whole"]  # of a run that kept parts no time is put on record
     assert record.read(tmp_path / "results" / "latency-bench.json")["rows"] == [1]
     assert "details" not in record.read(tmp_path / "results" / "card.json")
 
