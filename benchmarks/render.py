@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, capability, card, codec, dialogue, errors, latency_tables, patience, record
+from benchmarks import ablation, capability, card, codec, dialogue, errors, heard, latency_tables, patience, record
 from benchmarks.trust import report as trust
 from duplex.errors import InputError
 
@@ -19,6 +19,7 @@ RENDERERS: dict[str, Callable[[dict], list[tuple[str, str]]]] = {
     "codec": lambda r: [("Codec", codec.table(r))],
     "capability": lambda r: [("Capabilities", capability.table(r))],
     "ablation": lambda r: [("The same questions under other conditions", ablation.table(r))],
+    "heard": lambda r: [("Words heard", heard.table(r))],
     "bench": lambda r: [("How long it took", _took(r))],
     "patience": lambda r: [("Patience", patience.table(r))],
     "latency": latency_tables.tables,

@@ -95,21 +95,26 @@ def recognised(bank: Bank, clips: list[Clip], codec: MimiCodec, model: DuplexLM,
             yield clip, without_repeats(spoken_words(tokenizer.decode(pieces)))
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser("hear", __doc__)
+def add_options(parser: cli.Parser) -> None:
+    """What `measure` is told."""
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=200, help="clips of each group")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the figures there")
     cli.add_threads(parser)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser("hear", __doc__)
+    add_options(parser)
+    parser.add_argument("--json", type=Path, help="write the figures there")
     return cli.run(parser, run, argv)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Prints the word error rate of each group and engine."""
+def measure(args: argparse.Namespace) -> dict[str, dict]:
+    """{group, or group and engine: {"wer", "words", "clips"}}; the words are those that were said."""
     model, listener = listener_of(args.run)
     codec = trained_codec(args.codec, StreamLayout.from_config(model.config).n_user)
     bank, tokenizer = Bank(args.bank), Tokenizer.load(args.tokenizer)
@@ -119,7 +124,12 @@ def run(args: argparse.Namespace) -> None:
             wanted = without_repeats(spoken_words(clip.text))
             for name in (group, f"{group}, {clip.engine}"):
                 counts[name] = [a + b for a, b in zip(counts[name], (errors(wanted, words), len(wanted), 1), strict=True)]
-    found = {name: {"wer": wrong / count, "words": count, "clips": clips} for name, (wrong, count, clips) in counts.items()}
+    return {name: {"wer": wrong / count, "words": count, "clips": clips} for name, (wrong, count, clips) in counts.items()}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the word error rate of each group and engine."""
+    found = measure(args)
     for name, row in found.items():
         print(f"{name:28} {100 * row['wer']:5.1f} % of {row['words']} words wrong ({row['clips']} clips)")
     if args.json:

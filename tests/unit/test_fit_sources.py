@@ -16,6 +16,7 @@ from test_coded import small_bank  # noqa: F401
 from tiny_codec import write_codec
 from toy_training import SMALL, ledger
 
+from benchmarks import heard, record
 from duplex.checkpoint import load_lm
 from duplex.model.lm import DuplexLM
 from duplex.overlay import load_toml
@@ -104,6 +105,8 @@ def test_composed_in_token_space(made, tmp_path, small_bank, capsys):  # noqa: F
     assert hear.main(["--run", str(tmp_path / "run"), *tools, "--clips", "9", "--json", str(tmp_path / "heard.json")]) == 0
     found = json.loads((tmp_path / "heard.json").read_text())
     assert found["known voices"]["clips"] == 9 and found["known voices"]["wer"] > 0.5  # two steps teach nothing
+    assert heard.main(["--run", str(tmp_path / "run"), *tools, "--clips", "9", "--json", str(tmp_path / "record.json")]) == 0
+    assert record.read(tmp_path / "record.json")["rows"] == found and "| known voices | 9 |" in capsys.readouterr().out
     trained(made, tmp_path / "deaf", "toy.toml", *options, **{"watch.every": 0})
     assert hear.main(["--run", str(tmp_path / "deaf"), *tools]) == 2
     assert "without a listening head" in capsys.readouterr().err
