@@ -2,7 +2,8 @@
 
 A full-duplex stream has no pauses in which a backlog could heal by itself. Up to two frames are worked off back to
 back; from the third on a silent one is let go, which nobody misses; from the sixth on the oldest goes whatever it
-holds. Pure: time is the frames that come in.
+holds. Frames that a network held up come in a burst: up to five of them are all kept, since a model that is fast enough is
+soon done with them, and one that is let go leaves a hole in what the system says. Pure: time is the frames that come in.
 """
 
 from __future__ import annotations
@@ -43,15 +44,20 @@ class FrameBacklog:
         return len(self._frames)
 
     @property
+    def first(self) -> np.ndarray | None:
+        """The frame that has waited longest; None when none waits."""
+        return self._frames[0][0] if self._frames else None
+
+    @property
     def overdue(self) -> bool:
         """Has there been a backlog for so long that the conversation should end with a reason?"""
         return self._late > seconds_to_frames(self.config.give_up_seconds)
 
-    def push(self, frame: np.ndarray, silent: bool = False) -> int:
-        """Takes the next frame; returns how many were dropped for it, 0 or 1."""
+    def push(self, frame: np.ndarray, silent: bool = False, burst: bool = False) -> int:
+        """Takes the next frame; returns how many were dropped for it, 0 or 1. `burst`: what waits has come just now."""
         self._late = self._late + 1 if len(self._frames) >= self.config.keep_frames else 0
         self._frames.append((frame, silent))
-        if len(self._frames) > self.config.keep_frames:
+        if len(self._frames) > (self.config.max_frames if burst else self.config.keep_frames):
             quiet = next((place for place, (_, silent) in enumerate(self._frames) if silent), None)
             if quiet is not None:
                 del self._frames[quiet]

@@ -99,10 +99,12 @@ class Seat:
         frames, self._rest = self._rest[: whole * FRAME_SAMPLES], self._rest[whole * FRAME_SAMPLES :].copy()
         self.received += whole
         with self.service.wake:
+            oldest_at = getattr(self._backlog.first, "at", now)
+            burst = now - oldest_at < FRAME_SECONDS
             for frame in frames.reshape(-1, FRAME_SAMPLES)[: self._allowed(whole, now)]:
                 frame = np.ascontiguousarray(frame, dtype=np.float32)
                 silent, oldest = self._backlog.dropped_silent, self._backlog.dropped_oldest
-                self._backlog.push(_Waiting(frame, now), level_db(frame) < SILENT_DB)  # type: ignore[arg-type]
+                self._backlog.push(_Waiting(frame, now), level_db(frame) < SILENT_DB, burst)  # type: ignore[arg-type]
                 self.service.metrics.dropped.labels("silent").inc(self._backlog.dropped_silent - silent)
                 self.service.metrics.dropped.labels("oldest").inc(self._backlog.dropped_oldest - oldest)
             self._watch(now)

@@ -300,6 +300,14 @@ def test_a_backlog_gives_up_silence_first_then_the_oldest():
     assert [float(backlog.pop()[0]) for _ in range(5)] == [1, 2, 3, 4, 5] and backlog.pop() is None
 
 
+def test_what_a_network_held_up_is_kept_up_to_five_frames():
+    backlog = FrameBacklog()
+    assert backlog.first is None
+    assert [backlog.push(frame(n), silent=True, burst=True) for n in range(7)] == [0] * 5 + [1, 1]
+    assert backlog.dropped_silent == 2 and float(backlog.first[0]) == 2
+    assert backlog.push(frame(7), silent=True) == 1 and len(backlog) == 5  # it has lasted: silence goes
+
+
 def test_two_frames_wait_whatever_they_hold_and_a_lasting_backlog_is_overdue():
     backlog = FrameBacklog(BacklogConfig(give_up_seconds=0.4))
     assert backlog.push(frame(0), True) == backlog.push(frame(1), True) == 0 and not backlog.overdue
@@ -313,7 +321,7 @@ def test_two_frames_wait_whatever_they_hold_and_a_lasting_backlog_is_overdue():
     assert not backlog.overdue
 
 
-@given(st.lists(st.sampled_from(["sound", "silence", "pop"]), max_size=100))
+@given(st.lists(st.sampled_from(["sound", "silence", "burst", "pop"]), max_size=100))
 def test_a_backlog_is_bounded_and_keeps_its_order(steps):
     backlog, pushed, got = FrameBacklog(), 0, []
     for step in steps:
@@ -321,7 +329,7 @@ def test_a_backlog_is_bounded_and_keeps_its_order(steps):
             value = backlog.pop()
             got += [] if value is None else [float(value[0])]
         else:
-            backlog.push(frame(pushed), step == "silence")
+            backlog.push(frame(pushed), step != "sound", step == "burst")
             pushed += 1
         assert len(backlog) <= 5
     assert got == sorted(got)
