@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from duplex.sampling import discourage, note_wish, pick, remember, uniform_noise, wait
+from duplex.sampling import QUIET_FRAMES, discourage, note_wish, pick, remember, uniform_noise, wait
 
 
 def chi_square(values: torch.Tensor, bins: int = 64) -> float:
@@ -83,7 +83,7 @@ def test_the_guard_divides_the_odds_of_each_remembered_token_once():
 
 def test_patience_favours_silence_until_the_wish_to_speak_has_lasted():
     logits = torch.zeros(4, 5)
-    onset = torch.tensor([[0.0, 6.0], [0.0, 5.0], [1.0, 9.0], [2.5, 9.0]])
+    onset = torch.tensor([[0.0, QUIET_FRAMES], [0.0, QUIET_FRAMES - 1], [1.0, 90.0], [2.5, 90.0]])
     waited = wait(logits, onset, 4.0, pad=3)
     assert waited[:, 3].tolist() == pytest.approx([4.0, 0.0, 4 / 3, 0.0]) and not waited[:, [0, 1, 2, 4]].any() and not logits.any()
     assert wait(logits, onset, 0.0, 3) is logits

@@ -45,7 +45,7 @@ struct DepthLayer {
 };
 
 // Of duplex/sampling.py.
-constexpr float QUIET_FRAMES = 6, WISH_KEPT = 0.7f, WISH_ENOUGH = 1.5f;
+constexpr float QUIET_FRAMES = 20, WISH_KEPT = 0.7f, WISH_ENOUGH = 1.5f;
 
 struct Settings {
     int32_t audio_top_k, text_top_k, window;
