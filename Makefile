@@ -69,7 +69,7 @@ $(W)/.run: $(W)/.shards $(W)/.coded
 	@touch $@
 $(W)/.model: $(W)/.run $(W)/.decoder
 	$(TRAIN) train.export --run $(W)/run --codec $(W)/decoder --tokenizer $(W)/tokenizer.model --out $(W)/model --half \
-	  --audio-temperature 0 --text-temperature 0.1
+	  --audio-temperature 0 --text-temperature 0.1 --patience 1
 	@touch $@
 
 lint: $(VENV)/.tested
