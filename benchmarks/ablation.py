@@ -45,6 +45,8 @@ class Condition:
     sampling: Callable[[SamplingConfig], SamplingConfig] = lambda sampling: sampling
     waits: bool = False
     """No word before the user's turn is over."""
+    task: str = "turn"
+    """What is asked: one of the tasks that come in both splits."""
     coded: bool = False
     """The user's sound has been through the codec once before."""
 
@@ -58,12 +60,14 @@ CONDITIONS = (
     Condition("warm", "text temperature 0.7", sampling=lambda s: replace(s, text_temperature=0.7)),
     Condition("waits", "made to wait for the end of the question", waits=True),
     Condition("coded", "the user's voice has been through the codec before", coded=True),
+    Condition("name", "the name, half a minute later, in wordings of training", lines="train", task="name_recall"),
+    Condition("order", "the order, half a minute later, in wordings and arguments of training", lines="train", task="order_recall"),
 )
 
 
 def ask(model: LoadedModel, condition: Condition, clips: dict[str, Clips], count: int, seed: int) -> dict:
     """Kinds of answers under a condition: the tally of `benchmarks.errors`."""
-    items = [tasks.turn(clips[condition.voices], seed, number, condition.lines) for number in range(count)]
+    items = [getattr(tasks, condition.task)(clips[condition.voices], seed, number, condition.lines) for number in range(count)]
     users = [item.user for item in items]
     if condition.coded:
         codes = [np.asarray(codes_KT) for codes_KT in encode_all(model, users)]

@@ -176,20 +176,20 @@ def _until(s: Scene, since: float) -> None:
     s.clock = max(s.clock, since + 0.1)
 
 
-def name_recall(clips: Clips, seed: int, number: int) -> Item:
+def name_recall(clips: Clips, seed: int, number: int, split: str = "test") -> Item:
     """A name is told, and asked for half a minute later; other talk comes between."""
-    return _asked_later(clips, seed, number, "name_recall", "name_recall_late")
+    return _asked_later(clips, seed, number, "name_recall", "name_recall_late", split)
 
 
-def order_recall(clips: Clips, seed: int, number: int) -> Item:
+def order_recall(clips: Clips, seed: int, number: int, split: str = "test") -> Item:
     """An order is given and revised, and asked for half a minute after the revision."""
-    return _asked_later(clips, seed, number, "order_recall", "cafe")
+    return _asked_later(clips, seed, number, "order_recall", "cafe", split)
 
 
-def _asked_later(clips: Clips, seed: int, number: int, task: str, scenario: str) -> Item:
+def _asked_later(clips: Clips, seed: int, number: int, task: str, scenario: str, split: str) -> Item:
     s = scene(clips, seed, task, number)
     while True:
-        exchanges = instance(s.rng, scenario)
+        exchanges = instance(s.rng, scenario, split)
         ask = exchanges[-1]
         revised = scenario != "cafe" or any(("instead" in e.user or "okay" in e.system) for e in exchanges[:-1])
         asked = scenario != "cafe" or "order" in ask.user
