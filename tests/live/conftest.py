@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 from _pytest.runner import runtestprotocol
-from steady import Steady
+
+from benchmarks.trust.steady import Steady
 
 ATTEMPTS = 3
 

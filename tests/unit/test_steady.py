@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.trust.steady import Steady
+
 LIVE = Path(__file__).resolve().parents[1] / "live"
-sys.path.insert(0, str(LIVE))
-from steady import Steady  # noqa: E402
+ROOT = LIVE.parents[1]
 
 FAILING = """
-import pytest, steady
+import pytest
 @pytest.mark.live
 def test_that_fails(tmp_path):
     with open({log!r}, "a") as log:
@@ -43,7 +44,7 @@ def verdict(tmp_path, kept: bool, passes: str = "False") -> tuple[str, int]:
     folder = tmp_path / f"{kept}{len(passes)}"
     folder.mkdir()
     (folder / "hooks.py").write_text((LIVE / "conftest.py").read_text())
-    (folder / "conftest.py").write_text(f"import sys; sys.path[:0] = [{str(LIVE)!r}, {str(folder)!r}]\nimport steady\n"
+    (folder / "conftest.py").write_text(f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(folder)!r}]\nfrom benchmarks.trust import steady\n"
                                         f"steady.Steady.kept = property(lambda self: {kept})\n"
                                         "from hooks import pytest_runtest_protocol\n")
     (folder / "test_it.py").write_text(FAILING.format(log=str(folder / "log"), passes=passes))
