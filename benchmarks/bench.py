@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench [--model tiny] [--out out/bench] [--quick] [--record docs/results]
 
-Runs the card, the duplex bench, the capability probes, the codec bench, the ablation and the values of patience, two at a time, then, alone, whatever is
-timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit
+Runs the card, the duplex bench, the capability probes, the codec bench, the ablation and the values of patience, two at a time,
+then, alone, whatever is timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit
 status is 1. What is done stays done: started again, it goes on where it was stopped, unless model or benches have changed.
 """
 

@@ -213,8 +213,9 @@ class _PlainParts(_Parts):
         model = engine.model
         self._places: list[tuple[Any, str, str]] = [
             (model, "embed", "temporal"), (model.transformer, "step", "temporal"), (model, "depth_step", "depth"),
-            (engine_module, "pick", "sampling"), (engine_module, "discourage", "sampling"),
-            (engine_module, "uniform_noise", "sampling"), (engine_module, "remember", "sampling")]
+            (engine_module, "pick", "sampling"), (engine_module, "guarded", "sampling"),
+            (engine_module, "uniform_noise", "sampling"), (engine_module, "remember", "sampling"),
+            (engine_module, "note_wish", "sampling")]
 
     def __enter__(self) -> dict[str, Spent]:
         spent = dict.fromkeys(MODEL_STAGES, (0.0, 0.0))

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.clips import Clips
 from benchmarks.segments import speech
+from benchmarks.selftalk import summed
 from benchmarks.systems import CANNED, TALK, EndPointer
-from duplex.metrics.turntaking import pooled, turn_taking_statistics
-from duplex.metrics.words import longest_loop, plain
+from duplex.metrics.words import plain
 from duplex.units import FRAME_SAMPLES, frames_to_seconds, seconds_to_frames
 from train.corpus import scripts
 from train.corpus.exchange import Picker
@@ -24,15 +24,14 @@ ORACLE_FRAMES = 4
 """Frames between the end of a line and the oracle's answer: the first that is begun 0.36 s after it, as in the other tables."""
 TALKS = ("opposites", "colours", "facts", "addition", "next_day", "cafe", "story", "day_plan")
 """Scenarios of spoken lines alone, in the voice of the system on both sides."""
-Line = tuple[int, int, str]
-"""(first frame, frame after the last, what is said)."""
 
 
 class _Side:
     """One of the two: its track float32 [T * 1920] and the lines that it has said."""
 
     def __init__(self, clips: Clips, frames: int):
-        self.clips, self.track, self.lines = clips, np.zeros(frames * FRAME_SAMPLES, np.float32), []
+        self.clips, self.track = clips, np.zeros(frames * FRAME_SAMPLES, np.float32)
+        self.lines: list[str] = []
 
     def say(self, name: str, at: int, until: int | None = None) -> int:
         """Puts a line down from frame `at`, cut off at frame `until`; gives the frame after it."""
@@ -43,9 +42,8 @@ class _Side:
         last = len(self.track) if until is None else min(until * FRAME_SAMPLES, len(self.track))
         part = said.samples[: max(0, last - first)]
         self.track[first : first + len(part)] = part
-        end = -(-(first + len(part)) // FRAME_SAMPLES)
-        self.lines.append((at, end, name))
-        return end
+        self.lines.append(name)
+        return -(-(first + len(part)) // FRAME_SAMPLES)
 
 
 def _silent(sides: list[_Side], greeting: np.ndarray, frames: int, rng: random.Random) -> None:
@@ -94,19 +92,14 @@ RULES: dict[str, Callable[[list[_Side], np.ndarray, int, random.Random], None]] 
 
 def control_talk(name: str, clips: Clips, greeting: np.ndarray, dialogues: int, seconds: float, seed: int) -> dict:
     """Statistics of a control's dialogues with itself, as `benchmarks.selftalk.self_talk` gives them, under "control" its name."""
-    frames, statistics, texts, silent = seconds_to_frames(seconds), [], [], []
-    length = frames_to_seconds(frames)
+    frames, spans, texts = seconds_to_frames(seconds), [], []
     for number in range(dialogues):
         sides = [_Side(clips, frames), _Side(clips, frames)]
         RULES[name](sides, greeting, frames, random.Random(f"{seed}:{number}"))
-        spans = [speech(side.track) for side in sides]
-        statistics.append(turn_taking_statistics(*spans, length))
-        silent.append(not any(spans))
-        texts += [" ".join(line for _, _, line in side.lines) for side in sides]
-    loops = [longest_loop(plain(text).split()) >= 4 for text in texts]
+        spans += [speech(side.track) for side in sides]
+        texts += [" ".join(side.lines) for side in sides]
     words = sum(len(plain(text).split()) for text in texts)
-    return pooled(statistics) | {"control": name, "loops": float(np.mean(loops)), "silent": float(np.mean(silent)),
-                                 "words_per_minute": 60 * words / (length * dialogues)}
+    return {"control": name} | summed(spans, texts, words, frames_to_seconds(frames))
 
 
 def _frame(samples: np.ndarray, number: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from benchmarks.rollout import decode_all, encode_all, read_row
 from benchmarks.segments import speech
 from duplex.checkpoint import LoadedModel
 from duplex.errors import InputError
-from duplex.metrics.turntaking import pooled, turn_taking_statistics
+from duplex.metrics.turntaking import Segment, pooled, turn_taking_statistics
 from duplex.metrics.words import longest_loop, plain
 from duplex.units import frames_to_seconds, seconds_to_frames
 
@@ -54,13 +54,21 @@ def self_talk(model: LoadedModel, greeting: np.ndarray, temperature: float, dial
     tokens_BQT = torch.stack(tokens, -1).cpu().numpy()
     codes = [tokens_BQT[row, layout.system_rows].astype(np.int16) for row in range(2 * pairs)]
     spans = [speech(pcm) for pcm in decode_all(model, codes, engine.max_delay)]
-    texts = [read_row(model, tokens_BQT[row, layout.text_row].astype(np.int64), engine.max_delay) for row in range(2 * pairs)]
-    loops = [longest_loop(plain(" ".join(w.text for w in words)).split()) >= 4 for words in texts]
-    length = frames_to_seconds(frames)
-    statistics = [turn_taking_statistics(spans[2 * n], spans[2 * n + 1], length) for n in range(pairs)]
-    silent = [not (spans[2 * n] or spans[2 * n + 1]) for n in range(pairs)]
-    return pooled(statistics) | {"temperature": temperature, "loops": float(np.mean(loops)), "silent": float(np.mean(silent)),
-                                 "words_per_minute": 60 * sum(map(len, texts)) / (length * pairs)}
+    words = [read_row(model, tokens_BQT[row, layout.text_row].astype(np.int64), engine.max_delay) for row in range(2 * pairs)]
+    texts = [" ".join(w.text for w in row) for row in words]
+    return {"temperature": temperature} | summed(spans, texts, sum(map(len, words)), frames_to_seconds(frames))
+
+
+def summed(spans: Sequence[list[Segment]], texts: Sequence[str], words: int, length: float) -> dict:
+    """Statistics of dialogues of ``length`` seconds, pooled: of each the speech and the text of both sides, one after the other.
+
+    ``words`` are those of all texts together.
+    """
+    pairs = list(zip(spans[0::2], spans[1::2], strict=True))
+    loops = [longest_loop(plain(text).split()) >= 4 for text in texts]
+    return pooled([turn_taking_statistics(*pair, length) for pair in pairs]) | {
+        "loops": float(np.mean(loops)), "silent": float(np.mean([not any(pair) for pair in pairs])),
+        "words_per_minute": 60 * words / (length * len(pairs))}
 
 
 def table(found: Sequence[dict]) -> str:

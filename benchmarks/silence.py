@@ -19,7 +19,7 @@ from benchmarks.rollout import encode_all
 from duplex.checkpoint import LoadedModel
 from duplex.config import SamplingConfig
 from duplex.engine import Engine, FrameOut, StreamState
-from duplex.sampling import discourage, pick, uniform_noise, wait
+from duplex.sampling import guarded, pick, uniform_noise
 
 _BATCH_AXIS = {"frames": 0, "seeds": 0, "line": 0, "kv": 1, "recent": 0, "onset": 0}  # "delays" has none
 
@@ -117,8 +117,7 @@ def _parting(group: _Group, out: FrameOut, before: StreamState, row: int, frame:
     logits_BV = out.text_logits[row].expand(len(group.seeds), -1)
     recent_BW = before.recent_BW[row].expand(len(group.seeds), -1)
     onset_B2 = before.onset_B2[row].expand(len(group.seeds), -1)
-    logits_BV = wait(logits_BV, onset_B2, settings.patience, pad)
-    logits_BV = discourage(logits_BV, recent_BW, settings.repetition_penalty)
+    logits_BV = guarded(logits_BV, onset_B2, recent_BW, settings, pad)
     tokens = pick(logits_BV, noise_B, 0.0 if settings.greedy else settings.text_temperature, settings.text_top_k).tolist()
     own, parting = int(out.text_now[row]), defaultdict(list)
     for seed, token in zip(group.seeds, tokens, strict=True):

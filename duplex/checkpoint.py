@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,11 @@ class LoadedModel:
         recommended = self.meta.get("lm_gen_config") or {}
         chosen = {ours: recommended[theirs] for theirs, ours in names.items() if theirs in recommended}
         chosen["greedy"] = recommended.get("use_sampling") is False
-        chosen |= self.meta.get(OWN_NAME) or {}
-        return build_fields(SamplingConfig, chosen, f"{self.folder / CONFIG_NAME}: lm_gen_config")
+        sampling = build_fields(SamplingConfig, chosen, f"{self.folder / CONFIG_NAME}: lm_gen_config")
+        if OWN_NAME in self.meta:
+            own = build_fields(SamplingConfig, self.meta[OWN_NAME], str(self.folder / OWN_NAME))
+            sampling = replace(sampling, **{name: getattr(own, name) for name in self.meta[OWN_NAME]})
+        return sampling
 
 
 @dataclass(frozen=True)

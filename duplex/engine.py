@@ -25,7 +25,7 @@ from duplex.delays import DelayLine
 from duplex.errors import InputError
 from duplex.model.lm import DuplexLM
 from duplex.model.temporal import KVRing
-from duplex.sampling import QUIET_FRAMES, discourage, note_wish, pick, remember, uniform_noise, wait
+from duplex.sampling import QUIET_FRAMES, guarded, note_wish, pick, remember, uniform_noise
 from duplex.streams import UNGENERATED, ZERO_TOKEN
 
 
@@ -251,8 +251,7 @@ class Engine:
     ) -> Tensor:
         if bias is not None:
             logits_BV = logits_BV + bias.to(logits_BV)
-        logits_BV = wait(logits_BV, state.onset_B2, s.patience, self.model.config.existing_text_padding_id)
-        logits_BV = discourage(logits_BV, state.recent_BW, s.repetition_penalty)
+        logits_BV = guarded(logits_BV, state.onset_B2, state.recent_BW, s, self.model.config.existing_text_padding_id)
         return pick(logits_BV, noise_B, temperature, s.text_top_k)
 
     def _generate_audio(

@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from duplex.config import SamplingConfig
+
 _MASK = 0xFFFFFFFF
 QUIET_FRAMES = 20
 """So many frames without text make a system silent (1.6 s): between its own sentences PAD is not favoured."""
@@ -85,6 +87,11 @@ def wait(logits_BV: Tensor, onset_B2: Tensor, patience: float, pad: int) -> Tens
     raised_BV = logits_BV.clone()
     raised_BV[:, pad] += torch.where(onset_B2[:, 1] >= QUIET_FRAMES, left_B, 0.0).to(logits_BV.dtype)
     return raised_BV
+
+
+def guarded(logits_BV: Tensor, onset_B2: Tensor, recent_BW: Tensor, settings: SamplingConfig, pad: int) -> Tensor:
+    """The text logits with patience and the repetition guard of `settings` applied."""
+    return discourage(wait(logits_BV, onset_B2, settings.patience, pad), recent_BW, settings.repetition_penalty)
 
 
 def note_wish(onset_B2: Tensor, logits_BV: Tensor, tokens_B: Tensor, pad: int, where_B: Tensor) -> None:

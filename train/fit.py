@@ -126,7 +126,9 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     if trainer.is_global_zero:
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
-        made_with = {key: data.source.metadata[key] for key in ("codec", "tokenizer") if key in data.source.metadata}
+        made_with = {}
+        if "tokenizer" in data.source.metadata:
+            made_with["tokenizer"] = data.source.metadata["tokenizer"]
         if codec:
             made_with["codes"] = codes_fingerprint(codec / "mimi.safetensors")
         replace_file(out / MADE_WITH, lambda part: part.write_text(json.dumps(made_with, indent=1)))

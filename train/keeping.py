@@ -24,7 +24,7 @@ from train.together import mean_of_all
 
 LAST, POINTER, LEDGER = "last.ckpt", "last.txt", "ledger.jsonl"
 MADE_WITH = "made_with.json"
-"""Fingerprints of the codec and the tokenizer that the corpus of a run was made with."""
+"""Fingerprints of the tokenizer that the corpus of a run was made with and of all that its codes depend on."""
 _DRAIN = 50  # steps between looks at the losses: each look makes an accelerator wait
 
 

@@ -18,8 +18,8 @@ from duplex.text import Tokenizer
 from train.coded import CodedBank, ComposedSource
 from train.data import DialogueData, MixedSource, ShardSource, Source
 from train.files import trained_codec
-from train.same_codes import same_codes
 from train.recipe import FitRecipe
+from train.same_codes import same_codes
 from train.shards import ShardSet, fingerprint
 from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe

@@ -22,7 +22,7 @@ from duplex.errors import ConfigError
 from duplex.fast.build import cache_folder, compiler
 from duplex.fast.program import FrameProgram
 from duplex.model.lm import DuplexLM
-from duplex.sampling import discourage, wait
+from duplex.sampling import guarded
 
 _log = logging.getLogger(__name__)
 Runner = Callable[..., tuple[Tensor, ...]]
@@ -44,8 +44,7 @@ class ProgramEngine(Engine):
         heat_B2 = torch.stack([torch.as_tensor(heat, dtype=torch.float32, device=self.device).expand(B)
                                for heat in (task.text_heat, task.audio_heat)], 1)
         offset_BV = torch.zeros(B, len(self.model.text_linear.weight), device=self.device)
-        offset_BV = wait(offset_BV, state.onset_B2, s.patience, self.model.config.existing_text_padding_id)
-        offset_BV = discourage(offset_BV, state.recent_BW, s.repetition_penalty)
+        offset_BV = guarded(offset_BV, state.onset_B2, state.recent_BW, s, self.model.config.existing_text_padding_id)
         if task.text_bias is not None:
             offset_BV = offset_BV + task.text_bias.to(offset_BV)
         free_B = torch.full_like(state.frames_B, -1)

@@ -20,7 +20,7 @@ from duplex.config import ACTIVATIONS, LMConfig, SamplingConfig
 from duplex.engine import Engine, FrameOut, StreamState
 from duplex.errors import ConfigError, InputError
 from duplex.fast.build import library
-from duplex.fast.packing import Parts, changes, dense
+from duplex.fast.packing import Parts, dense, version_of
 from duplex.model.layers import Rotation, TokenEmbedding, make_norm, sinusoids
 from duplex.model.lm import DuplexLM
 
@@ -62,8 +62,7 @@ class PackedLM:
 def packed(model: DuplexLM, scheme: str = "exact") -> PackedLM:
     """The packed weights of `model`, made at the first call and again when its parameters have changed since."""
     cache: dict[str, tuple[tuple, PackedLM]] = model.__dict__.setdefault("_native_weights", {})
-    weight = model.text_linear.weight
-    version = (weight.dtype, weight.device, sum(changes(p) for p in model.parameters()))
+    version = version_of(model)
     if scheme not in cache or cache[scheme][0] != version:
         cache[scheme] = (version, PackedLM(model, scheme))
     return cache[scheme][1]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from duplex.fast.build import library
 from duplex.model.layers import LayerNormFloat32, LayerScale, RMSNorm
+from duplex.model.lm import DuplexLM
 from duplex.model.lora import LoRALinear, merged_weight
 
 FORMATS = {"f32": 0, "f16": 1, "bf16": 2, "int8": 3, "int4": 4}
@@ -35,7 +36,13 @@ def dense(layer: nn.Linear) -> Tensor:
     return layer.weight
 
 
-def changes(p: Tensor) -> int:
+def version_of(model: DuplexLM) -> tuple:
+    """What packed weights of `model` were made from; another type or device, or a change of any parameter, makes it different."""
+    weight = model.text_linear.weight
+    return weight.dtype, weight.device, sum(_changes(p) for p in model.parameters())
+
+
+def _changes(p: Tensor) -> int:
     """A number that another tensor, or a change in place, makes different; inference tensors do not count theirs."""
     return p.data_ptr() + (0 if p.is_inference() else p._version)
 

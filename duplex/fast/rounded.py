@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from duplex.errors import ConfigError
-from duplex.fast.packing import changes, dense
+from duplex.fast.packing import dense, version_of
 from duplex.model.layers import TokenEmbedding
 from duplex.model.lm import DuplexLM
 
@@ -51,8 +51,7 @@ def rounded(model: DuplexLM, scheme: str) -> DuplexLM:
 
     Raises ConfigError where torchao is missing, does not go with this torch, or has no kernel for the model's device.
     """
-    known, weight = _made.setdefault(model, {}), model.text_linear.weight
-    version = (weight.dtype, weight.device, sum(changes(p) for p in model.parameters()))
+    known, version = _made.setdefault(model, {}), version_of(model)
     if scheme not in known or known[scheme][0] != version:
         known[scheme] = (version, _copy(model, scheme))
     return known[scheme][1]

@@ -99,8 +99,8 @@ class Seat:
         frames, self._rest = self._rest[: whole * FRAME_SAMPLES], self._rest[whole * FRAME_SAMPLES :].copy()
         self.received += whole
         with self.service.wake:
-            oldest_at = getattr(self._backlog.first, "at", now)
-            burst = now - oldest_at < FRAME_SECONDS
+            first: _Waiting | None = self._backlog.first  # type: ignore[assignment]
+            burst = first is None or now - first.at < FRAME_SECONDS
             for frame in frames.reshape(-1, FRAME_SAMPLES)[: self._allowed(whole, now)]:
                 frame = np.ascontiguousarray(frame, dtype=np.float32)
                 silent, oldest = self._backlog.dropped_silent, self._backlog.dropped_oldest

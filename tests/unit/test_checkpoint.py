@@ -57,9 +57,10 @@ def test_recommended_sampling_of_this_library_alone(saved: Path, folder: Path, t
     with pytest.raises(ConfigError, match="patients"):
         save_lm(load_model(folder).lm, tmp_path / "none", own={"patients": 2.5})
     assert not (tmp_path / "none").exists()
-    (folder / "duplex.json").write_text('{"patience": "long"}')
-    with pytest.raises(ConfigError, match="patience"):
-        load_model(folder)
+    for text, said in (('{"patience": "long"}', "duplex.json: patience"), ("[1]", "duplex.json: expected a table")):
+        (folder / "duplex.json").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_model(folder)
 
 
 def test_codec_configuration_inside_config_json(folder: Path):
