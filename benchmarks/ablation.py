@@ -61,7 +61,8 @@ CONDITIONS = (
     Condition("waits", "made to wait for the end of the question", waits=True),
     Condition("coded", "the user's voice has been through the codec before", coded=True),
     Condition("name", "the name, half a minute later, in wordings of training", lines="train", task="name_recall"),
-    Condition("order", "the order, half a minute later, in wordings and arguments of training", lines="train", task="order_recall"),
+    Condition("order", "the order, half a minute later, in wordings and arguments of training", lines="train",
+              task="order_recall"),
 )
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks.bench [--model tiny] [--out out/bench] [--quick] [--record docs/results]
 
 Runs the card, the duplex bench, the capability probes, the codec bench, the ablation and the values of patience, two at a time,
-then, alone, whatever is timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are shown all the same, and the exit
-status is 1. What is done stays done: started again, it goes on where it was stopped, unless model or benches have changed.
+then, alone, whatever is timed, and writes ``{out}/index.html``. A bench that fails is named at the end, the others are
+shown all the same, and the exit status is 1. What is done stays done: started again, it goes on where it was stopped,
+unless model or benches have changed.
 """
 
 from __future__ import annotations
@@ -156,8 +157,9 @@ def run(args: argparse.Namespace) -> int:
     if not any(out.glob("*.json")):
         raise InputError(f"{out}: no bench could be run; the reasons are in {out}/*.log")
     seconds = time.monotonic() - runner.begun
-    record.write(out / "bench.json", record.stamp("bench", args.seed, model=Path(args.model).name, jobs=args.jobs, parts=runner.spent,
-                                                  seconds=seconds, whole=not runner.failed and None not in runner.spent.values()))
+    record.write(out / "bench.json", record.stamp(
+        "bench", args.seed, model=Path(args.model).name, jobs=args.jobs, parts=runner.spent, seconds=seconds,
+        whole=not runner.failed and None not in runner.spent.values()))
     report.main([str(out)])
     if args.record and not runner.failed:
         put_on_record(out, Path(args.record))
@@ -181,7 +183,8 @@ def table(result: dict) -> str:
     lines = ["| bench | minutes |", "|---|---:|"]
     lines += [f"| {name} | {'done before' if seconds is None else format(seconds / 60, '.1f')} |"
               for name, seconds in result["parts"].items()]
-    return "\n".join([*lines, f"| **in all, {result['jobs']} at a time and the timed ones alone** | **{result['seconds'] / 60:.1f}** |"])
+    return "\n".join([*lines, f"| **in all, {result['jobs']} at a time and the timed ones alone** "
+                              f"| **{result['seconds'] / 60:.1f}** |"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

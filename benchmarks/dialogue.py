@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> None:
                              **bench.identity(model)) for t in TEMPERATURES]
         if not args.no_controls:
             for name in RULES:
-                made = partial(control_talk, name, clips, _greeting(clips, args.seed), args.dialogues, args.self_seconds, args.seed)
+                made = partial(control_talk, name, clips, _greeting(clips, args.seed), args.dialogues, args.self_seconds,
+                               args.seed)
                 selftalk.append(kept.get(f"dialogue self {name}", made, dialogues=args.dialogues, seconds=args.self_seconds))
         clock.done("self-dialogue")
     result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),

@@ -19,7 +19,8 @@ from train import cli, hear
 def run(args: argparse.Namespace) -> None:
     """Measures, prints the table, writes."""
     result = record.stamp("heard", args.seed, rows=hear.measure(args))
-    result["command"] = f"python -m benchmarks.heard --run RUN --bank BANK --codec CODEC --tokenizer TOKENIZER --clips {args.clips}"
+    result["command"] = f"python -m benchmarks.heard --run RUN --bank BANK --codec CODEC --tokenizer TOKENIZER " \
+                        f"--clips {args.clips}"
     print(table(result))
     record.write(args.json, result)
     print(json.dumps(result))

@@ -1,7 +1,7 @@
 """What the controls do when two of a kind talk to each other, beside `benchmarks.selftalk`.
 
-Silent ones say nothing, talking ones talk all the time, end-pointers wait for 0.72 s of silence and are stopped by 0.24 s of speech,
-and oracles hear when the other ends and begin 0.36 s later. One of each pair is greeted at the start, as the models are.
+Silent ones say nothing, talking ones talk all the time, end-pointers wait for 0.72 s of silence and are stopped by 0.24 s of
+speech, and oracles hear when the other ends and begin 0.36 s later. One of each pair is greeted at the start, as the models are.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ RULES: dict[str, Callable[[list[_Side], np.ndarray, int, random.Random], None]] 
 
 
 def control_talk(name: str, clips: Clips, greeting: np.ndarray, dialogues: int, seconds: float, seed: int) -> dict:
-    """Statistics of a control's dialogues with itself, as `benchmarks.selftalk.self_talk` gives them, under "control" its name."""
+    """Statistics of a control's dialogues with itself, as `benchmarks.selftalk.self_talk` has them, under "control" its name."""
     frames, spans, texts = seconds_to_frames(seconds), [], []
     for number in range(dialogues):
         sides = [_Side(clips, frames), _Side(clips, frames)]

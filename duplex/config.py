@@ -310,8 +310,9 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
     """Factor by which the guard divides the odds of a remembered word piece (never of PAD and EPAD)."""
     patience: float = 0.0
-    """Logits by which PAD is favoured while the system is silent, less the longer it has wished to speak (`duplex.sampling.wait`):
-    fewer pauses are taken for the end of a turn, for answers that come a little later. 0 switches it off."""
+    """Logits by which PAD is favoured while the system is silent, less the longer it has wished to speak
+    (`duplex.sampling.wait`): fewer pauses are taken for the end of a turn, for answers that come a little later. 0
+    switches it off."""
 
     def __post_init__(self) -> None:
         for name in ("audio_temperature", "text_temperature"):

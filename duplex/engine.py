@@ -28,7 +28,6 @@ from duplex.model.temporal import KVRing
 from duplex.sampling import QUIET_FRAMES, guarded, note_wish, pick, remember, uniform_noise
 from duplex.streams import UNGENERATED, ZERO_TOKEN
 
-
 SILENT = (0.0, float(QUIET_FRAMES))
 """`StreamState.onset_B2` of a row that has said nothing yet."""
 

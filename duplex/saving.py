@@ -59,8 +59,9 @@ def save_lm(
     `extra` are further keys of config.json that describe the folder (`model_type`, `lm_gen_config`, ...).
     `dtype` is the type of the stored weights, None that of the model. `tokenizer` is a sentencepiece
     file, which is copied; `card` the text of the model card, `own` recommended settings of `SamplingConfig`
-    for `duplex.json`. Adapters (`duplex.model.lora`) are written to a file of their own. The folder is written under another name first and then renamed; an existing
-    one is replaced only with `overwrite`. Raises CheckpointError for weights that are not finite in
+    for `duplex.json`. Adapters (`duplex.model.lora`) are written to a file of their own. The folder is written
+    under another name first and then renamed; an existing one is replaced only with `overwrite`. Raises
+    CheckpointError for weights that are not finite in
     `dtype` or a folder that cannot be written, and ConfigError for a key in `extra` that describes no
     folder.
     """

@@ -56,7 +56,8 @@ def check_tools(run: Path, codec: Path, tokenizer: Path) -> None:
         raise ConfigError(f"{tokenizer}: not the tokenizer of the corpus that {run} learnt from; give that one")
     weights = codec / "mimi.safetensors"
     if weights.is_file() and "codes" in learnt and learnt["codes"] != codes_fingerprint(weights):
-        raise ConfigError(f"{codec}: its codes are not those that {run} learnt; give the corpus's codec, or a decoder trained on it")
+        raise ConfigError(f"{codec}: its codes are not those that {run} learnt; give the corpus's codec, or a decoder "
+                          "trained on it")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -70,7 +70,8 @@ def data_of(args: argparse.Namespace, recipe: FitRecipe) -> DialogueData:
 
 
 def check_tools(args: argparse.Namespace, recipe: FitRecipe, metadata: dict[str, str], source: str) -> None:
-    """Raises ConfigError where the corpus was made with another codec than --codec, or another codec or tokenizer than --start has."""
+    """Raises ConfigError where the corpus was made with another codec than --codec, or another codec or tokenizer than --start
+    has."""
     if args.codec and "codec" in metadata and metadata["codec"] != fingerprint(args.codec / "mimi.safetensors"):
         raise ConfigError(f"{source}: made with another codec than {args.codec}; give the one that it was prepared with")
     if not recipe.start.folder:

@@ -3,8 +3,8 @@
     python -m train.toy --out out/toy
 
 The user hums a low tone, and a third of a second after it has ended the system says "hello there", which sounds like a high tone.
-The codec hears nothing but tones and has nothing to learn. A stopped run goes on where it was; `notebooks/train_a_toy.ipynb` takes
-the same steps one by one.
+The codec hears nothing but tones and has nothing to learn. A stopped run goes on where it was; `notebooks/train_a_toy.ipynb`
+takes the same steps one by one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
     module = fit(recipe, data, args.out / "run")
     steps = [json.loads(line) for line in (args.out / "run" / "ledger.jsonl").read_text().splitlines()]
     weights = sum(p.numel() for p in module.model.parameters()) / 1e6
-    print(f"\n{weights:.2f} M parameters, loss {steps[0]['loss']:.2f} at first and {steps[-1]['loss']:.2g} after {len(steps)} steps, "
+    print(f"\n{weights:.2f} M parameters, loss {steps[0]['loss']:.2f} at first and {steps[-1]['loss']:.2g} after "
+          f"{len(steps)} steps, "
           f"{time.monotonic() - begun:.0f} s")
     user_pcm = np.zeros(12 * SAMPLE_RATE, np.float32)
     for second in HUMS:

@@ -125,7 +125,8 @@ def soak_promises(result: dict, promised_minutes: float, stood_still: str = "") 
     whole = minutes >= 0.99 * promised_minutes
     how = f"{result['sessions']} conversations for {minutes:.0f} of {promised_minutes:g} minutes; Theil and Sen's slope over " \
           "the server's lines, without the first quarter (at most 15 minutes); brackets: 95 %" + (
-              "" if promised_minutes >= HOUR else "; of so short a run memory counts as growing where the whole of them lies above the limit")
+              "" if promised_minutes >= HOUR else "; of so short a run memory counts as growing where the whole of them "
+              "lies above the limit")
     busy = starved(lines) or stood_still
     for name, what, limit in (("step_p50_ms", "median step on the wall", MS_AN_HOUR),
                               ("step_p99_ms", "p99 step on the wall", MS_AN_HOUR),

@@ -113,7 +113,8 @@ class NativeEngine(Engine):
         for owner in (line, kv, state.seeds_B, state.recent_BW, state.onset_B2):
             if not owner.is_contiguous():
                 raise InputError("the state's tensors are not contiguous; store and restore contiguous copies")
-        held = (frames_B, state.seeds_B, line, kv, state.recent_BW, state.onset_B2, *given, now_B, tokens_BQ, ready_B, logits_BV, extra)
+        held = (frames_B, state.seeds_B, line, kv, state.recent_BW, state.onset_B2, *given, now_B, tokens_BQ, ready_B,
+                logits_BV, extra)
         settings = _Settings(s.audio_top_k, s.text_top_k, state.recent_BW.shape[1], math.log(s.repetition_penalty),
                              s.patience)
         spent = None if self.spent_ns is None else self.spent_ns.data_ptr()

@@ -120,7 +120,8 @@ def test_files(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"audio_temperature": -1.0}, {"text_temperature": float("nan")}, {"text_top_k": -1}, {"repetition_penalty": 0.5}, {"patience": -1.0},
+    [{"audio_temperature": -1.0}, {"text_temperature": float("nan")}, {"text_top_k": -1}, {"repetition_penalty": 0.5},
+     {"patience": -1.0},
      {"repetition_window": -2}, {"audio_temperature": float("inf")}],
 )
 def test_sampling_settings_that_make_no_sense(change):

@@ -156,12 +156,13 @@ def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, 
     recipe = load_toml(FitRecipe, RECIPES / "toy.toml", scaled(made)[1:])
     save_lm(DuplexLM(recipe.model), tmp_path / "model")
     tensors = load_file(made / "codec" / "mimi.safetensors")
-    changed = next(name for name in sorted(tensors) if name.startswith(f"{part or 'decoder'}.") and tensors[name].is_floating_point())
+    changed = next(name for name in sorted(tensors)
+                   if name.startswith(f"{part or 'decoder'}.") and tensors[name].is_floating_point())
     tensors[changed] = tensors[changed] + 1
     save_file(tensors, tmp_path / "model" / "mimi.safetensors")
     codec = ["--codec", str(made / "codec")] if part else []
-    status = fit.main([str(RECIPES / "toy.toml"), "--shards", str(made / "shards"), "--out", str(tmp_path / "run"), *codec, "--start",
-                       str(tmp_path / "model"), *scaled(made, **{"watch.every": 0})])
+    status = fit.main([str(RECIPES / "toy.toml"), "--shards", str(made / "shards"), "--out", str(tmp_path / "run"), *codec,
+                       "--start", str(tmp_path / "model"), *scaled(made, **{"watch.every": 0})])
     error = capsys.readouterr().err
     assert (status == 2 and said in error and error.count("\n") == 1) if said else status == 0, error
     assert ("give --codec FOLDER" in error) == (not part)

@@ -85,12 +85,14 @@ def test_patience_favours_silence_until_the_wish_to_speak_has_lasted():
     logits = torch.zeros(4, 5)
     onset = torch.tensor([[0.0, QUIET_FRAMES], [0.0, QUIET_FRAMES - 1], [1.0, 90.0], [2.5, 90.0]])
     waited = wait(logits, onset, 4.0, pad=3)
-    assert waited[:, 3].tolist() == pytest.approx([4.0, 0.0, 4 / 3, 0.0]) and not waited[:, [0, 1, 2, 4]].any() and not logits.any()
+    assert waited[:, 3].tolist() == pytest.approx([4.0, 0.0, 4 / 3, 0.0])
+    assert not waited[:, [0, 1, 2, 4]].any() and not logits.any()
     assert wait(logits, onset, 0.0, 3) is logits
 
 
 def test_the_wish_to_speak_is_all_but_silence_and_fades():
-    onset, sure = torch.tensor([[0.0, 6.0], [0.0, 6.0], [1.0, 2.0]]), torch.tensor([[0.0, 0.0, 30.0], [30.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    onset = torch.tensor([[0.0, 6.0], [0.0, 6.0], [1.0, 2.0]])
+    sure = torch.tensor([[0.0, 0.0, 30.0], [30.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     everyone = torch.tensor([True, True, False])
     for _ in range(3):
         note_wish(onset, sure, torch.tensor([2, 2, 0]), 2, everyone)

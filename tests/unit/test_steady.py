@@ -44,7 +44,8 @@ def verdict(tmp_path, kept: bool, passes: str = "False") -> tuple[str, int]:
     folder = tmp_path / f"{kept}{len(passes)}"
     folder.mkdir()
     (folder / "hooks.py").write_text((LIVE / "conftest.py").read_text())
-    (folder / "conftest.py").write_text(f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(folder)!r}]\nfrom benchmarks.trust import steady\n"
+    (folder / "conftest.py").write_text(f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(folder)!r}]\n"
+                                        "from benchmarks.trust import steady\n"
                                         f"steady.Steady.kept = property(lambda self: {kept})\n"
                                         "from hooks import pytest_runtest_protocol\n")
     (folder / "test_it.py").write_text(FAILING.format(log=str(folder / "log"), passes=passes))
