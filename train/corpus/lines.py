@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from train.corpus import scripts
 from train.corpus.bank import Request, speaker_name
-from train.corpus.exchange import FAR, LANGUAGES, MUMBLED, SOUNDS, STYLES, Exchange, Picker, key, split_key
+from train.corpus.casting import instances
+from train.corpus.exchange import FAR, LANGUAGES, MUMBLED, REGISTRY, SOUNDS, STYLES, Exchange, Picker, key, split_key
 from train.corpus.scenarios.languages import TALK
 from train.corpus.speakers import Speaker, of_split
 
@@ -67,8 +68,10 @@ def speaker_lines(speaker: Speaker, split: str, quota: int, seed: int) -> list[s
     found |= dict.fromkeys(corrections(split))
     found |= dict.fromkeys(rng.sample(scripts.ASIDES, NEAR_ASIDES))
     found |= dict.fromkeys(key(text, FAR) for text in rng.sample(scripts.ASIDES, FAR_ASIDES))
-    while len(found) < quota:
-        names = user_keys(scripts.exchanges(rng, split, 1))
+    scenarios = list(instances(split).items())
+    weights = [REGISTRY.scenarios[name][0] for name, _ in scenarios]
+    while len(found) < quota:  # instances that casting knows: of others, drawn anew, a speaker would lack one line or another
+        names = user_keys(rng.choice(rng.choices(scenarios, weights)[0][1]))
         if all(sayable(name, speaker) for name in names):
             found |= dict.fromkeys(name for name in names if split_key(name)[1] not in SOUNDS)
     return list(found)

@@ -15,7 +15,11 @@ WORDINGS = {
     "name-ask": wordings(
         "what is my name?; do you remember my name?; who am i?; do you know my name?; tell me my name; "
         "can you tell me my name?; what am i called?; have you forgotten my name?; say my name, please; "
-        "do you still know my name?"
+        "do you still know my name?; could you tell me my name?; what did i say my name was?; please tell me my name; "
+        "what name did i give you?; do you remember who i am?; remember my name?; my name, please; and what is my name?; "
+        "do you recall my name?; what was my name again?; can you remember my name?; which name did i tell you?; so, who am i?; "
+        "what do people call me?; can you say my name?; tell me who i am; what was my name?; i forgot, what is my name?; "
+        "do you know who i am?"
     ),
 }
 
