@@ -5,281 +5,33 @@
 Follows the Moshi paper's section 3.3 at a small scale: quantisation on a share of the batches, the semantic codebook
 distilled from a teacher's features or phone labels, spectral losses, and discriminators where [adversarial] says ``on``. A recipe
 names its stage: "whole"; "encoder" (a spectrogram stands in for the waveform decoder, at a third of the cost); "decoder" (encoder
-and codebooks frozen, so that codes stay valid for a trained language model). ``--start`` takes what fits from another run. Stops
-and resumes at any step; RUN/mimi.safetensors is always whole.
+and codebooks frozen, so that codes stay valid for a trained language model). ``--start`` takes what fits from another run.
+[machine] names accelerators and processes, as for train.fit. Stops and resumes at any step; RUN/mimi.safetensors is always whole.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
+import logging
 import pickle
-import random
 import sys
-import time
-from collections import deque
-from dataclasses import dataclass
+import warnings
+import zipfile
 from pathlib import Path
 
-import numpy as np
+import lightning as L
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
-from duplex.codec import MimiConfig, build_mimi
 from duplex.errors import CheckpointError, ConfigError
 from duplex.overlay import load_toml
 from train import cli
-from train.codec_data import Batch, Crops
+from train.codec_data import Crops
+from train.codec_model import STAGES, start_from
+from train.codec_module import CodecData, CodecKeeper, CodecLog, CodecModule, CodecRecipe
 from train.corpus.bank import Bank
-from train.discriminators import AdversarialSettings, Adversary
-from train.files import replace_file
-from train.keeping import check_space
-from train.losses import MelLoss
-from train.phones import PHONES
-
-STAGES = ("whole", "encoder", "decoder")
-STEPS_PER_FRAME = 4  # phone labels: 20 ms each
-HEAD_WINDOW, HEAD_BANDS, HEAD_HOP = 1024, 80, 240  # the encoder stage's spectrogram: the loss's own, every 10 ms
-MEL_STEPS = 4  # of 10 ms in a step of the encoder's rate, 40 ms
-
-
-@dataclass(frozen=True)
-class CodecTraining:
-    """The [train] table of a codec recipe."""
-
-    stage: str = "whole"
-    """What learns: "whole", "encoder" (with the codebooks; no waveform) or "decoder" (all else frozen)."""
-    seed: int = 0
-    steps: int = 9000
-    batch: int = 4
-    frames: int = 20
-    """Crop length in frames of 80 ms; longer than the attention window, so that every position is trained."""
-    lr: float = 1.5e-3
-    warmup: int = 200
-    quantize_from: int = 500
-    """First step at which codes are used; the codebooks start as k-means centres of what the encoder gives by then."""
-    quantize_share: float = 0.75
-    commit: float = 0.1
-    distill: float = 0.4
-    phones: float = 1.0
-    """Weight of the phone labels' cross-entropy, predicted from the semantic codebook."""
-    codebook_dropout: float = 0.0
-    """Share of the quantised steps that use a random number of the acoustic codebooks, so that the codec can be cut to fewer."""
-    stretch: float = 0.0
-    """Half of the users' crops are played faster or slower by up to this share."""
-    system_share: float = 0.45
-    """Share of the crops that are the system's voice."""
-    lines_only: bool = False
-    """Of the system's voice, count only the lines of the scripts."""
-    keep_every: int = 250
-
-
-def init_variance_preserving(mimi: nn.Module) -> None:
-    """He-style start: the package's default shrinks activations layer by layer, and the loss does not move."""
-    for module in mimi.modules():
-        if isinstance(module, nn.Conv1d) and module.groups == 1:
-            fan_in = module.in_channels * module.kernel_size[0]
-        elif isinstance(module, nn.ConvTranspose1d) and module.groups == 1:
-            fan_in = module.in_channels * module.kernel_size[0] / module.stride[0]
-        else:
-            continue
-        nn.init.normal_(module.weight, std=math.sqrt(1.5 / fan_in))
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-@dataclass(frozen=True)
-class CodecRecipe:
-    """A codec recipe: what to build and how to train it."""
-
-    codec: MimiConfig
-    train: CodecTraining = CodecTraining()
-    adversarial: AdversarialSettings = AdversarialSettings()
-
-
-class CodecTrainer(nn.Module):
-    """Mimi, its losses and the care of its codebooks."""
-
-    def __init__(self, config: MimiConfig, settings: CodecTraining, teacher_dims: int):
-        super().__init__()
-        self.settings = settings
-        self.mimi = build_mimi(config)
-        init_variance_preserving(self.mimi)
-        self.mel = MelLoss()
-        self.to_teacher = nn.Linear(config.dimension, max(1, teacher_dims))
-        self.to_phones = nn.Linear(config.dimension, STEPS_PER_FRAME * len(PHONES))
-        self.to_mel = nn.Linear(config.dimension, MEL_STEPS * HEAD_BANDS)
-        self.waves: dict[str, nn.Module] = {"encode": self.mimi.encoder, "decode": self.mimi.decoder}  # or compiled forms
-        self.recent: deque[Tensor] = deque(maxlen=80)
-        self.made: Tensor | None = None  # what the codec last made of a batch, for the discriminators
-        self.branches = (self.mimi.quantizer.rvq_first, self.mimi.quantizer.rvq_rest)
-        for branch in self.branches:
-            branch.no_quantization_rate = 1.0 - settings.quantize_share
-            for layer in branch.vq.layers:
-                layer._codebook.threshold_usage_ratio = 0.0  # refreshed from `recent` below, not from one small batch
-
-    def latent(self, pcm: Tensor) -> Tensor:
-        """pcm [B, 1, S] -> latent [B, D, T]."""
-        (x,) = self.mimi.encoder_transformer(self.waves["encode"](pcm))
-        return self.mimi._to_framerate(x)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """latent [B, D, T] -> pcm [B, 1, S]."""
-        (x,) = self.mimi.decoder_transformer(self.mimi._to_encoder_framerate(latent))
-        return self.waves["decode"](x)
-
-    def losses(self, batch: Batch, quantize: bool) -> dict[str, Tensor]:
-        """Loss terms of one batch; ``total`` is their weighted sum."""
-        if self.settings.stage == "decoder":
-            return self.decoder_losses(batch.pcm)
-        settings, pcm = self.settings, batch.pcm
-        z = self.latent(pcm)
-        self.recent.append(z.detach().transpose(1, 2).reshape(-1, z.shape[1]))
-        terms: dict[str, Tensor] = {}
-        first, rest = self.branches
-        if quantize:
-            semantic, acoustic = first(z, 12.5), rest(z, 12.5)
-            latent, spoken = semantic.x + acoustic.x, semantic.x
-            terms["commit"] = semantic.penalty + acoustic.penalty
-        else:
-            spoken = first.output_proj(first.input_proj(z))
-            latent = spoken + rest.output_proj(rest.input_proj(z))
-        if settings.stage == "encoder":
-            terms["mel"] = self.mel_from(latent, pcm)
-        else:
-            self.made = self.decode(latent)
-            terms["mel"] = self.mel(self.made, pcm)
-        total = terms["mel"] + settings.commit * terms.get("commit", 0.0)
-        if batch.features is not None and batch.known.any():
-            guess = self.to_teacher(spoken.transpose(1, 2))
-            cosine = F.cosine_similarity(guess[batch.known], batch.features[batch.known], dim=-1)
-            terms["distill"] = 1 - cosine.mean()
-            total = total + settings.distill * terms["distill"]
-        if batch.phones is not None and (batch.phones >= 0).any():
-            guess = self.to_phones(spoken.transpose(1, 2)).unflatten(-1, (STEPS_PER_FRAME, len(PHONES)))
-            terms["phones"] = F.cross_entropy(guess.flatten(0, 2), batch.phones.flatten(), ignore_index=-1)
-            total = total + settings.phones * terms["phones"]
-        terms["total"] = total
-        return terms
-
-    def mel_from(self, latent: Tensor, pcm: Tensor) -> Tensor:
-        """How far a spectrogram read off the decoder's transformer is from the sound's: the encoder's stage."""
-        (x,) = self.mimi.decoder_transformer(self.mimi._to_encoder_framerate(latent))
-        guess = self.to_mel(x.transpose(1, 2)).unflatten(-1, (MEL_STEPS, HEAD_BANDS)).flatten(1, 2)
-        target = self.mel.log_mel(pcm[:, 0], HEAD_WINDOW, HEAD_HOP)[:, : guess.shape[1]]
-        return (guess - target).abs().mean()
-
-    def decoder_losses(self, pcm: Tensor) -> dict[str, Tensor]:
-        """Loss of the decoder alone, from the codes that are fixed by now."""
-        with torch.no_grad():
-            latent = self.mimi.quantizer.decode(self.mimi.quantizer.encode(self.latent(pcm)))
-        self.made = self.decode(latent)
-        mel = self.mel(self.made, pcm)
-        return {"mel": mel, "total": mel}
-
-    def drop_codebooks(self, rng: np.random.Generator) -> None:
-        """Whether the next step quantises with fewer acoustic codebooks, and with how many, drawn from ``rng``."""
-        rest = self.branches[1]
-        rest.q_dropout = bool(rng.random() < self.settings.codebook_dropout)
-        rest.rng_dropout = random.Random(int(rng.integers(2**31)))
-
-    @torch.no_grad()
-    def fill_codebooks(self, generator: torch.Generator, start: bool) -> float:
-        """Give unused entries the place of a recent vector (all of them, by k-means, at the start). Returns the share used."""
-        vectors = torch.cat(list(self.recent))
-        used = []
-        for branch in self.branches:
-            residual = branch.input_proj(vectors.T[None])[0].T
-            for layer in branch.vq.layers:
-                book = layer._codebook
-                if start:
-                    centres, counts = _kmeans(residual, book.codebook_size, generator)
-                    book.embedding_sum.copy_(centres * counts[:, None])
-                    book.cluster_usage.copy_(counts)
-                    book._initialized.fill_(1)
-                    book.register_buffer("_embedding", None)
-                codes = torch.cdist(residual, book.embedding).argmin(-1)
-                counts = torch.bincount(codes, minlength=book.codebook_size)
-                dead = counts == 0
-                used.append(1 - dead.float().mean().item())
-                if dead.any() and not start:
-                    chosen = torch.randint(len(residual), (int(dead.sum()),), generator=generator)
-                    usage = book.cluster_usage.mean()
-                    book.embedding_sum[dead] = residual[chosen] * usage
-                    book.cluster_usage[dead] = usage
-                    book.register_buffer("_embedding", None)
-                residual = residual - book.embedding[torch.cdist(residual, book.embedding).argmin(-1)]
-        return sum(used) / len(used)
-
-
-def _kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 12) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm: points [N, D] -> centres [count, D], points per centre [count]."""
-    centres = points[torch.randperm(len(points), generator=generator)[:count]]
-    if len(centres) < count:
-        centres = torch.cat([centres, points[torch.randint(len(points), (count - len(centres),), generator=generator)]])
-    for _ in range(rounds):
-        nearest = torch.cdist(points, centres).argmin(-1)
-        counts = torch.bincount(nearest, minlength=count).float()
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-    return centres, counts.clamp(min=0.5)
-
-
-def start_from(trainer: CodecTrainer, folder: Path) -> None:
-    """Takes over the weights of another run's codec that fit by name and shape (more layers or another stage keep the rest)."""
-    own = trainer.mimi.state_dict()
-    try:
-        found = load_file(folder / "mimi.safetensors")
-    except SafetensorError as error:
-        raise CheckpointError(f"{folder / 'mimi.safetensors'}: damaged ({error}); train that codec again") from None
-    fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise ConfigError(f"{folder}: no tensor fits this recipe's codec; start from a codec of its width")
-    trainer.mimi.load_state_dict(fitting, strict=False)
-    print(f"{len(fitting)} of {len(own)} tensors from {folder}")
-
-
-def learning_rate(step: int, settings: CodecTraining) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
-    return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def save(out: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, config: MimiConfig, step: int,
-         adversary: Adversary | None = None) -> None:
-    """Write weights for use and the state for resuming; each file appears whole or not at all."""
-    weights = {k: v.contiguous() for k, v in trainer.mimi.state_dict().items()}
-    state = {"step": step, "trainer": trainer.state_dict(), "optimizer": optimizer.state_dict(), "recent": list(trainer.recent)}
-    if adversary is not None:
-        state["adversary"] = adversary.state_dict()
-    try:
-        replace_file(out / "mimi.safetensors", lambda p: save_file(weights, p))
-        replace_file(out / "mimi.json", lambda p: p.write_text(json.dumps(config.to_dict(), indent=1)))
-        replace_file(out / "resume.pt", lambda p: torch.save(state, p))
-    except (SafetensorError, RuntimeError) as error:  # what the writers make of a full disk
-        raise CheckpointError(f"{out}: step {step} could not be written ({str(error).splitlines()[0]}); free some space "
-                              "and start the command again: it goes on from the last state") from None
-
-
-def resume(path: Path, trainer: CodecTrainer, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> int:
-    """Takes over a state and returns its step; CheckpointError when it is damaged or another recipe's."""
-    try:
-        state = torch.load(path, weights_only=True)
-        trainer.load_state_dict(state["trainer"])
-        optimizer.load_state_dict(state["optimizer"])
-        trainer.recent.extend(state["recent"])
-        if adversary is not None:
-            adversary.load_state_dict(state["adversary"])
-        return state["step"]
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise CheckpointError(f"{path}: it does not fit this recipe or is damaged ({reason}); choose another --out") from None
+from train.keeping import LAST, Ledger, check_space
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -290,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, help="folder of train.teach; without it the semantic codebook is not distilled")
     parser.add_argument("--steps", type=int, help="override the recipe")
     parser.add_argument("--until", type=int, help="stop at this step without changing the schedule")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override recipe values")
     cli.add_threads(parser)
     parser.add_argument("--phones", type=Path, help="folder of train.phones: labels for the semantic codebook")
     parser.add_argument("--start", type=Path, help="folder of another run whose weights to begin with")
@@ -299,79 +52,69 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Train until the last step, resuming from ``args.out`` when it holds a state."""
-    recipe = load_toml(CodecRecipe, args.recipe, {"train.steps": args.steps} if args.steps else {})
-    config, settings = recipe.codec, recipe.train
-    torch.manual_seed(settings.seed)
-    if settings.stage not in STAGES:
-        raise ConfigError(f"{args.recipe}: train.stage is {settings.stage!r}; use one of {', '.join(STAGES)}")
-    crops = Crops(Bank(args.bank), args.teacher, settings.system_share, settings.lines_only, args.phones, settings.stretch)
-    for weight, labels, option in ((settings.distill, args.teacher, "teacher"), (settings.phones, args.phones, "phones")):
-        if weight and not labels and settings.stage != "decoder":
+    recipe = load_toml(CodecRecipe, args.recipe, args.set + ([f"train.steps={args.steps}"] if args.steps else []))
+    check(recipe, args.recipe)
+    s, machine, out = recipe.train, recipe.machine, args.out
+    crops = Crops(Bank(args.bank), args.teacher, s.system_share, s.lines_only, args.phones, s.stretch)
+    for weight, labels, option in ((s.distill, args.teacher, "teacher"), (s.phones, args.phones, "phones")):
+        if weight and not labels and s.stage != "decoder":
             print(f"no --{option}: the semantic codebook learns nothing from it", file=sys.stderr)
-    trainer = CodecTrainer(config, settings, crops.feature_dims)
-    if args.start and not (args.out / "resume.pt").exists():
-        start_from(trainer, args.start)
-    mimi, frozen = trainer.mimi, settings.stage == "decoder"
-    if frozen:
-        for part in (mimi.encoder, mimi.encoder_transformer, mimi.downsample, mimi.quantizer):
-            part.requires_grad_(False)
-    elif settings.stage == "encoder":
-        mimi.decoder.requires_grad_(False)
-    if args.compile:  # the plain modules stay what is saved
-        trainer.waves = {"encode": torch.compile(mimi.encoder), "decode": torch.compile(mimi.decoder)}
-    adversary = None
-    if recipe.adversarial.on:
-        if settings.stage == "encoder":
-            raise ConfigError(f"{args.recipe}: adversarial.on needs sound, and the encoder's stage makes none; set it to false")
-        adversary = Adversary(recipe.adversarial)
-    optimizer = torch.optim.AdamW([p for p in trainer.parameters() if p.requires_grad], lr=settings.lr, betas=(0.8, 0.99),
-                                  weight_decay=1e-3)
-    args.out.mkdir(parents=True, exist_ok=True)
-    counts = [sum(p.numel() for p in ps) for ps in (trainer.parameters(), optimizer.param_groups[0]["params"])]
-    check_space(args.out, *counts)
-    found = args.out / "resume.pt"
-    step = resume(found, trainer, optimizer, adversary) if found.exists() else 0
-    trainer.train()
-    if frozen:
-        mimi.quantizer.eval()
-    averages: dict[str, float] = {}
-    last, used = time.monotonic(), 0.0
-    end = min(settings.steps, args.until or settings.steps)
-    while step < end:
-        rng = np.random.default_rng((settings.seed, step))  # the data of a step depends on its number alone
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        torch.manual_seed(settings.seed * 1_000_003 + step)
-        batch = crops.batch(rng, settings.batch, settings.frames)
-        quantize = step >= settings.quantize_from
-        trainer.drop_codebooks(rng)
-        if not frozen and quantize and (step == settings.quantize_from or step % 200 == 0):
-            used = trainer.fill_codebooks(generator, start=step == settings.quantize_from)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        terms = trainer.losses(batch, quantize)
-        if adversary is not None:
-            terms["total"] = terms["total"] + adversary.codec_loss(batch.pcm, trainer.made, step, terms)
-        if not torch.isfinite(terms["total"]):
-            raise ConfigError(f"step {step}: the loss is not finite; lower lr in {args.recipe} and resume")
-        optimizer.zero_grad(set_to_none=True)
-        terms["total"].backward()
-        nn.utils.clip_grad_norm_(trainer.parameters(), 2.0)
-        optimizer.step()
-        if adversary is not None:
-            adversary.update(batch.pcm, trainer.made, step, terms)
-        step += 1
-        for name, value in terms.items():
-            averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
-        if step % 50 == 0:
-            speed = 50 / (time.monotonic() - last)
-            last = time.monotonic()
-            line = {"step": step, **{k: round(v, 4) for k, v in averages.items()}, "used": round(used, 3),
-                    "steps_per_s": round(speed, 2), "minutes_left": round((end - step) / speed / 60, 1)}
-            print(json.dumps(line), flush=True)
-            with open(args.out / "log.jsonl", "a") as log:
-                log.write(json.dumps(line) + "\n")
-        if step % settings.keep_every == 0 or step == end:
-            save(args.out, trainer, optimizer, config, step, adversary)
+    torch.manual_seed(s.seed)
+    module = CodecModule(recipe, crops.feature_dims)
+    resumed = (out / LAST).exists()
+    if args.start and not resumed:
+        start_from(module.codec, args.start)
+    if args.compile or machine.compile:  # the plain modules stay what is saved
+        mimi = module.codec.mimi
+        module.codec.waves = {"encode": torch.compile(mimi.encoder), "decode": torch.compile(mimi.decoder)}
+    out.mkdir(parents=True, exist_ok=True)
+    check_space(out, *(sum(p.numel() for p in module.parameters() if p.requires_grad or every) for every in (True, False)))
+    if resumed:
+        check_state(out / LAST, module)
+    end = min(s.steps, args.until or s.steps)
+    ledger = Ledger(out, f"lower train.lr in {args.recipe}")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    trainer = L.Trainer(
+        max_steps=end, accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if machine.processes > 1 else "auto",
+        precision=machine.precision, use_distributed_sampler=False, limit_val_batches=0,
+        logger=TensorBoardLogger(out, "tensorboard", "") if "tensorboard" in machine.loggers else False,
+        callbacks=[ledger, CodecLog(out, end), CodecKeeper(out, s.keep_every, ledger, recipe.codec)],
+        enable_model_summary=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(module, CodecData(crops, s), ckpt_path=out / LAST if resumed else None, weights_only=True)
+
+
+def check(recipe: CodecRecipe, path: Path) -> None:
+    """ConfigError for what no codec can be trained with."""
+    s, machine = recipe.train, recipe.machine
+    if s.stage not in STAGES:
+        raise ConfigError(f"{path}: train.stage is {s.stage!r}; use one of {', '.join(STAGES)}")
+    if recipe.adversarial.on and s.stage == "encoder":
+        raise ConfigError(f"{path}: adversarial.on needs sound, and the encoder's stage makes none; set it to false")
+    for name, wanted, mend in (
+            ("strategy", machine.strategy == "fsdp", "a codec fits every accelerator; use 'ddp'"),
+            ("micro_batch", bool(machine.micro_batch), "batches of a codec are not divided; lower train.batch"),
+            ("gradient_checkpointing", machine.gradient_checkpointing, "a codec has none; set it to false")):
+        if wanted:
+            raise ConfigError(f"{path}: machine.{name}: {mend}")
+    machine.accumulate(s.batch)  # whether the batch divides among the processes
+
+
+def check_state(path: Path, module: CodecModule) -> None:
+    """CheckpointError when the state of a run is damaged or another recipe's."""
+    reason = "it is cut short"
+    if zipfile.is_zipfile(path):
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+            wanted = module.state_dict()
+            reason = next((f"{name} is missing or of another shape" for name in wanted
+                           if name not in found or found[name].shape != wanted[name].shape), "")
+            reason = reason or next((f"it has {name}, which the recipe has not" for name in found if name not in wanted), "")
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    if reason:
+        raise CheckpointError(f"{path}: it does not fit this recipe or is damaged ({reason}); choose another --out")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,12 +146,14 @@ class Crops:
         self.phones = FrameLabels(phones, "labels.npy") if phones else None
         self.feature_dims = self.teacher.rows.shape[1] if self.teacher else 0
 
-    def batch(self, rng: np.random.Generator, size: int, frames: int) -> Batch:
+    def batch(self, generators: Sequence[np.random.Generator], frames: int) -> Batch:
+        """One crop of ``frames`` frames for each generator, drawn from that one alone."""
+        size = len(generators)
         pcm = np.zeros((size, frames * FRAME_SAMPLES), np.float32)
         features = np.zeros((size, frames * 4, max(1, self.feature_dims)), np.float32)
         known = np.zeros((size, frames * 4), bool)
         phones = np.full((size, frames * 4), -1, np.int64)
-        for row in range(size):
+        for row, rng in enumerate(generators):
             kind = "system" if rng.random() < self.system_share or "other" not in self.groups else "other"
             indices, shares = self.groups.get(kind) or next(iter(self.groups.values()))
             clip = self.bank.clips[int(indices[min(np.searchsorted(shares, rng.random()), len(indices) - 1)])]

@@ -102,45 +102,13 @@ class Discriminators(nn.Module):
                      for (_, ours), (_, theirs) in zip(real, fake, strict=True) for a, b in zip(ours, theirs, strict=True)]
         return verdict, _mean(distances)
 
-
-class Adversary:
-    """The discriminators with their optimiser: two calls in a training step of the codec.
-
-        total = total + adversary.codec_loss(pcm, made, step, terms)     # before the codec's backward pass
-        adversary.update(pcm, made, step, terms)                         # after its optimiser step
-    """
-
-    def __init__(self, settings: AdversarialSettings, device: torch.device | str = "cpu"):
-        self.settings = settings
-        self.nets = Discriminators(settings).to(device)
-        self.optimizer = torch.optim.AdamW(self.nets.parameters(), settings.lr, settings.betas)
-
     def codec_loss(self, recorded_B1S: Tensor, made_B1S: Tensor, step: int, terms: dict[str, Tensor]) -> Tensor:
         """The weighted term for the codec's loss, 0 before ``start``; its parts are added to ``terms``, for the log."""
         if step < self.settings.start:
             return made_B1S.new_zeros(())
-        verdict, features = self.nets.codec_losses(recorded_B1S, made_B1S)
+        verdict, features = self.codec_losses(recorded_B1S, made_B1S)
         terms |= {"adversarial": verdict.detach(), "features": features.detach()}
         return self.settings.weight * verdict + self.settings.features * features
-
-    def update(self, recorded_B1S: Tensor, made_B1S: Tensor, step: int, terms: dict[str, Tensor]) -> None:
-        """One step of the discriminators, every ``every`` steps; their loss is added to ``terms``."""
-        if step % self.settings.every:
-            return
-        loss = self.nets.own_loss(recorded_B1S, made_B1S)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        terms["discriminators"] = loss.detach()
-
-    def state_dict(self) -> dict:
-        """For the codec's own checkpoint."""
-        return {"nets": self.nets.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """The counterpart of `state_dict`."""
-        self.nets.load_state_dict(state["nets"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,8 @@
 
     python -m train.grow FOLDER --layers 8 --out DEEPER
 
-FOLDER is a model folder. New layers are spread evenly behind the old ones; each starts with the weights of the layer before it, the
-projections by which it adds to the stream at zero, so that the first step of training begins where the small model ended
+FOLDER is a model folder. New layers are spread evenly behind the old ones; each starts with the weights of the layer before it,
+the projections by which it adds to the stream at zero, so that the first step of training begins where the small model ended
 ("block expansion", arXiv:2401.02415). Train on with `python -m train.fit … --start DEEPER --set model.num_layers=8`.
 """
 

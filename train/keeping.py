@@ -127,8 +127,8 @@ def _to_disk(path: Path) -> None:
 class Ledger(L.Callback):
     """Writes the loss and the first and last sample of every optimiser step; stops the run at a loss that is not finite."""
 
-    def __init__(self, out: Path):
-        self.path, self.first, self.done = out / LEDGER, False, 0
+    def __init__(self, out: Path, mend: str = "lower train.lr or train.depth_lr"):
+        self.path, self.mend, self.first, self.done = out / LEDGER, mend, False, 0
         self.lines: list[tuple[int, list[Tensor], list[Tensor]]] = []
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -151,7 +151,7 @@ class Ledger(L.Callback):
         else:
             self.lines.append((step, [loss], [samples]))
         if loss.device.type == "cpu":
-            finite(step, float(loss))
+            self.finite(step, float(loss))
         if len(self.lines) > _DRAIN:
             self.drain()
 
@@ -160,7 +160,7 @@ class Ledger(L.Callback):
         ready = self.lines if force else self.lines[:-1]
         texts = []
         for step, losses, samples in ready:
-            loss = finite(step, float(torch.stack(losses).mean()))
+            loss = self.finite(step, float(torch.stack(losses).mean()))
             numbers = [min(int(s.min()) for s in samples), max(int(s.max()) for s in samples)]
             texts.append(json.dumps({"step": step, "loss": loss, "samples": numbers}) + "\n")
         if self.first and texts:
@@ -171,13 +171,11 @@ class Ledger(L.Callback):
                     os.fsync(file.fileno())
         self.lines = [] if force else self.lines[-1:]
 
-
-def finite(step: int, loss: float) -> float:
-    """``loss``; FloatingPointError when it is no number or infinite."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"step {step}: the loss is not finite; lower train.lr or train.depth_lr "
-                                 "and start again with the same --out")
-    return loss
+    def finite(self, step: int, loss: float) -> float:
+        """``loss``; FloatingPointError when it is no number or infinite."""
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"step {step}: the loss is not finite; {self.mend} and start again with the same --out")
+        return loss
 
 
 def entries(path: Path) -> list[dict]:

@@ -32,6 +32,15 @@ def mean_of_all(values: Tensor) -> Tensor:
     return sum_of_all(values) / processes()
 
 
+def rows_of_all(rows: Tensor) -> Tensor:
+    """[N, …] of every process, of the same shape in each, one below the other in their order: [processes * N, …]."""
+    if processes() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(processes())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 def nll_of_all(nll: NLL) -> NLL:
     """Likelihoods of all processes' tokens, also where one of them has no token of some kind."""
     names = list(nll.sums)

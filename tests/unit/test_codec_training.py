@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from processes import train_together
 from safetensors.torch import load_file
 from test_coded import small_bank  # noqa: F401
-from torch import equal
+from torch import allclose, equal
+from toy_training import ledger
 
 from duplex.overlay import load_toml
 from train import codec
-from train.codec import CodecRecipe
+from train.codec_module import CodecRecipe
 
 RECIPE = """
 [codec]
@@ -34,6 +36,9 @@ distill = 0.0
 phones = 0.0
 codebook_dropout = 0.5
 keep_every = 1
+
+[machine]
+accelerator = "cpu"
 
 [adversarial]
 on = true
@@ -59,8 +64,44 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(command, tmp_path, capsys):
     assert json.loads((tmp_path / "whole" / "mimi.json").read_text())["dimension"] == 16
 
 
+@pytest.mark.slow
+def test_two_processes_have_the_losses_and_the_codebooks_of_one(small_bank, tmp_path):  # noqa: F811
+    """Of plain losses, all of the batch quantised: which sounds are not is drawn in each process, and features are compared
+    relative to the process's own recordings. With discriminators it trains on and stays near."""
+    whole = RECIPE.replace("steps = 4", "steps = 6\nquantize_share = 1.0")
+    runs = {"one": (whole, 1), "two": (whole, 2), "hard": (whole, 2)}
+    for name, (text, world) in runs.items():
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(text if name == "hard" else text.replace("on = true", "on = false"))
+        train_together(tmp_path / name, [str(recipe), "--bank", str(small_bank), "--set", f"machine.devices={world}"], world,
+                       command="codec")
+    one, two, hard = (ledger(tmp_path / name) for name in runs)
+    for lines in (one, two, hard):
+        assert [line["samples"] for line in lines] == [[2 * n, 2 * n + 1] for n in range(6)]
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert all(a["loss"] > b["loss"] for a, b in zip(hard, two, strict=True))  # the discriminators' terms are in it
+    first, second = (load_file(tmp_path / name / "mimi.safetensors") for name in ("one", "two"))
+    assert first.keys() == second.keys()
+    for name in first:
+        if name.endswith("embedding_sum"):  # of which each process holds its share
+            usage = name.replace("embedding_sum", "cluster_usage")
+            first[name], second[name] = (weights[name] / weights[usage][:, None] for weights in (first, second))
+        if not name.endswith("cluster_usage"):
+            assert allclose(first[name], second[name], rtol=2e-2, atol=2e-3), name
+
+
+@pytest.mark.parametrize(("table", "says"), [
+    ('strategy = "fsdp"', "machine.strategy"), ("micro_batch = 1", "machine.micro_batch"),
+    ("gradient_checkpointing = true", "machine.gradient_checkpointing"), ("devices = 3", "do not divide among 3 processes"),
+])
+def test_machines_that_no_codec_is_trained_on_are_refused(command, tmp_path, capsys, table, says):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace('accelerator = "cpu"', table))
+    assert command("run") == 2 and not (tmp_path / "run").exists()
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("spoil", "says"), [
-    (lambda folder: (folder / "resume.pt").write_bytes(b"PK"), "does not fit this recipe or is damaged"),
+    (lambda folder: (folder / "last.ckpt").write_bytes(b"PK"), "does not fit this recipe or is damaged"),
     (lambda folder: (folder.parent / "recipe.toml").write_text(RECIPE.replace("dimension = 16", "dimension = 24", 1)),
      "does not fit this recipe or is damaged"),
 ])
@@ -70,7 +111,7 @@ def test_a_state_that_cannot_be_taken_up_is_named(command, tmp_path, capsys, spo
     spoil(tmp_path / "run")
     assert command("run") == 2
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and says in error[0] and "resume.pt" in error[0]
+    assert len(error) == 1 and says in error[0] and "last.ckpt" in error[0]
     assert (tmp_path / "run" / "mimi.safetensors").read_bytes() == kept
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
-from train.discriminators import AdversarialSettings, Adversary, Discriminators
+from train.discriminators import AdversarialSettings, Discriminators
 
 SMALL = AdversarialSettings(on=True, windows=(256, 128), channels=4, lr=3e-3, start=2)
 
@@ -23,13 +21,16 @@ def sounds():
 
 def test_the_discriminators_learn_to_tell_them_apart(sounds):
     recorded, made = sounds
-    adversary, seen = Adversary(SMALL), []
-    for step in range(40):
-        terms = {}
-        adversary.update(recorded, made, step, terms)
-        seen.append(terms["discriminators"].item())
+    nets, seen = Discriminators(SMALL), []
+    optimizer = torch.optim.AdamW(nets.parameters(), SMALL.lr, SMALL.betas)
+    for _ in range(40):
+        loss = nets.own_loss(recorded, made)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
     assert seen[0] > 1.5 and seen[-1] < 0.7 * seen[0]
-    real, fake = adversary.nets(recorded)[0][0].mean(), adversary.nets(made)[0][0].mean()
+    real, fake = nets(recorded)[0][0].mean(), nets(made)[0][0].mean()
     assert real > fake
 
 
@@ -48,14 +49,13 @@ def test_the_hinge_losses_are_the_plain_formula(sounds):
 def test_gradients_reach_the_codec_and_not_the_discriminators(sounds):
     recorded, made = sounds
     made = made.clone().requires_grad_()
-    adversary = Adversary(SMALL)
-    terms = {}
-    adversary.codec_loss(recorded, made, 2, terms).backward()
+    nets, terms = Discriminators(SMALL), {}
+    nets.codec_loss(recorded, made, 2, terms).backward()
     assert made.grad.abs().sum() > 0 and set(terms) == {"adversarial", "features"}
-    assert all(p.grad is None and p.requires_grad for p in adversary.nets.parameters())
+    assert all(p.grad is None and p.requires_grad for p in nets.parameters())
     before = made.grad.clone()
-    adversary.update(recorded, made, 2, {})
-    assert torch.equal(made.grad, before)  # the update does not reach into the codec
+    nets.own_loss(recorded, made).backward()
+    assert torch.equal(made.grad, before)  # what they learn from does not reach into the codec
 
 
 def test_features_of_the_same_sound_do_not_differ(sounds):
@@ -66,28 +66,18 @@ def test_features_of_the_same_sound_do_not_differ(sounds):
 
 def test_nothing_is_taught_before_the_start(sounds):
     terms = {}
-    assert Adversary(SMALL).codec_loss(*sounds, 1, terms) == 0 and terms == {}
+    assert Discriminators(SMALL).codec_loss(*sounds, 1, terms) == 0 and terms == {}
 
 
 def test_short_sounds_are_filled_up():
     assert len(Discriminators(SMALL)(torch.randn(1, 1, 100))) == 2
 
 
-def test_state_comes_back(sounds):
-    a, b = Adversary(SMALL), Adversary(SMALL)
-    a.update(*sounds, 0, {})
-    b.load_state_dict(copy.deepcopy(a.state_dict()))  # as a file would: loading shares what it is given
-    for adversary in (a, b):
-        adversary.update(*sounds, 1, {})
-    for x, y in zip(a.nets.parameters(), b.nets.parameters(), strict=True):
-        assert torch.equal(x, y)
-
-
 def test_a_step_may_use_fewer_codebooks_and_any_number_of_them():
     import numpy as np
 
     from duplex.codec import MimiConfig
-    from train.codec import CodecTrainer, CodecTraining
+    from train.codec_model import CodecTrainer, CodecTraining
 
     config = MimiConfig(dimension=16, n_filters=2, codebook_dim=8, n_codebooks=5, cardinality=16, num_heads=2, num_layers=1,
                         dim_feedforward=32, context=16, layer_scale=0.1)

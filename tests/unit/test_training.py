@@ -10,8 +10,9 @@ import torch
 from duplex.codec import MimiCodec, MimiConfig
 from duplex.config import LMConfig
 from duplex.errors import ConfigError, InputError
-from train.codec import CodecTrainer, CodecTraining, _kmeans, learning_rate
 from train.codec_data import Batch
+from train.codec_model import CodecTrainer, CodecTraining, k_means
+from train.codec_module import learning_rate
 from train.data import DialogueData, ShardSource
 from train.fit import FitRecipe, fit
 from train.losses import MelLoss
@@ -108,7 +109,7 @@ def test_training_learns_and_resumes_exactly(shards, tmp_path):
 
 def test_kmeans_finds_separate_clusters():
     points = torch.cat([torch.randn(50, 4) * 0.01 + centre for centre in (0.0, 5.0, -5.0)])
-    centres, counts = _kmeans(points, 3, torch.Generator().manual_seed(1), rounds=20)
+    centres, counts = k_means(points, 3, torch.Generator().manual_seed(1), rounds=20)
     assert counts.sum() == 150 and torch.cdist(points, centres).min(-1).values.max() < 5.1
 
 

@@ -10,7 +10,8 @@ from train.corpus.exchange import FOR_TRAINING, wordings
 
 FOR_TRAINING.update({
     "sum-form": wordings(
-        "what does {a} plus {b} make?; please, what is {a} plus {b}?; and {a} plus {b}?; what is {b} added to {a}, {a} plus {b}?; "
+        "what does {a} plus {b} make?; please, what is {a} plus {b}?; and {a} plus {b}?; "
+        "what is {b} added to {a}, {a} plus {b}?; "
         "i need {a} plus {b}; compute {a} plus {b}; how much do {a} and {b} make?; can you tell me what {a} plus {b} is?; "
         "tell me {a} plus {b}; and how much is {a} plus {b}?; say, what is {a} plus {b}?; could you add {a} and {b}, please?; "
         "{a} and {b}, what does that make?; what would {a} plus {b} be?; do you know {a} plus {b}?; okay, {a} plus {b}; "
@@ -36,7 +37,8 @@ FOR_TRAINING.update({
         "start a countdown at {a}; would you count down from {a}?; okay, count backwards from {a}"
     ),
     "day-form": wordings(
-        "what is the next day after {d}?; and after {d}?; which day is after {d}?; what day is after {d}?; name the day after {d}; "
+        "what is the next day after {d}?; and after {d}?; which day is after {d}?; what day is after {d}?; "
+        "name the day after {d}; "
         "please tell me the day after {d}; can you tell me the day after {d}?; it is {d} today, what is tomorrow?; "
         "i think today is {d}, so what is tomorrow?; can you tell me what day comes after {d}?; {d}, what day is next?; "
         "tell me what day follows {d}; so what day comes after {d}?; what comes after {d}?; say the day after {d}; "
@@ -189,7 +191,8 @@ FOR_TRAINING.update({
         "we are going to {c}, what should we do?; plan us a day in {c}; i want to spend a day in {c}; a day in {c}, please"
     ),
     "greet": wordings(
-        "hello, duplex; hey duplex; hey there; hi, good morning; hello, good evening; hello again; hi again; good morning, duplex; "
+        "hello, duplex; hey duplex; hey there; hi, good morning; hello, good evening; hello again; hi again; "
+        "good morning, duplex; "
         "good evening, duplex; hello, are you there?; hello, can you hear me?; hi, are you there?; good afternoon, duplex"
     ),
     "how": wordings(
@@ -201,7 +204,8 @@ FOR_TRAINING.update({
         "what can you do for me?; tell me what you can do; what are you able to do?; what things can you do?; what do you do?; "
         "can you tell me what you can do?; do you have any name?; have you got a name?; so do you have a name?; "
         "what do they call you?; who is this?; who is there?; and who are you?; please tell me who you are; "
-        "what should i call you?; what is your name, please?; tell me your name; can you tell me your name?; what can i ask you?; "
+        "what should i call you?; what is your name, please?; tell me your name; can you tell me your name?; "
+        "what can i ask you?; "
         "how can you help me?; please tell me about yourself; introduce yourself; what are you good at?"
     ),
     "thanks": wordings(
@@ -210,7 +214,8 @@ FOR_TRAINING.update({
     ),
     "bye": ("see you", "see you tomorrow", "see you then", "goodbye for now", "okay, goodbye", "okay, bye", "bye, duplex",
             "talk to you soon", "good night, duplex", "have a nice day", "i have to go, goodbye", "see you again soon"),
-    "stop": ("stop that", "stop it now", "stop it please", "stop, please", "no, stop", "hey, stop", "please stop it", "okay, stop now",
+    "s"
+    "top": ("stop that", "stop it now", "stop it please", "stop, please", "no, stop", "hey, stop", "please stop it", "okay, stop now",
              "stop talking", "please stop talking", "be quiet", "be quiet, please", "that is enough, thank you", "enough",
              "stop right there", "hold on, stop", "okay, enough"),
 })
