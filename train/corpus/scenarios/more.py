@@ -215,6 +215,6 @@ FOR_TRAINING.update({
     "bye": ("see you", "see you tomorrow", "see you then", "goodbye for now", "okay, goodbye", "okay, bye", "bye, duplex",
             "talk to you soon", "good night, duplex", "have a nice day", "i have to go, goodbye", "see you again soon"),
     "stop": ("stop that", "stop it now", "stop it please", "stop, please", "no, stop", "hey, stop", "please stop it",
-             "okay, stop now", "stop talking", "please stop talking", "be quiet", "be quiet, please", "that is enough, thank you", "enough",
-             "stop right there", "hold on, stop", "okay, enough"),
+             "okay, stop now", "stop talking", "please stop talking", "be quiet", "be quiet, please", "that is enough, thank you",
+             "enough", "stop right there", "hold on, stop", "okay, enough"),
 })
