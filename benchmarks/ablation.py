@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"{args.json}: there is no such folder; make it first")
     clock, model = record.Clock(), load_model(args.model, backend="auto")
+    if not model.lm.layout.n_user:
+        raise InputError(f"{args.model}: the model hears no user, so that it cannot be asked; give one with two voices")
     clips = {split: Clips(args.clips_folder, split=split) for split in ("test", "train")}
     kept = Kept(args.keep, model=fingerprint(model.folder) if args.keep else "", backend=model.backend, seed=args.seed,
                 items=args.items, voices=clips["test"].versions)

@@ -125,6 +125,8 @@ def run(args: argparse.Namespace) -> None:
     found = {task: part["details"] for task, part in parts.items() if "details" in part}
     silent = scored["model"].get("silence", [])
     out = {task: {"items": len(s), "excluded": excluded(s)} for task, s in scored["model"].items()}
+    if "codec" not in args.skip:
+        out["codec"] = {"items": measured["items"], "excluded": measured["excluded"]}
     result = record.stamp("card", args.seed, model=_name(args.model), backend=model.backend,
                           sampling=asdict(model.sampling), items=args.items, engines=bench.clips.versions,
                           recogniser=bench.ears, seconds=bench.clock.spent, kept=kept.measured, rows=rows, tasks=out,

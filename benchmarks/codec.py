@@ -1,7 +1,7 @@
 """What a codec keeps of speech: words, intelligibility, quality, waveform; and what it spends.
 
     python -m benchmarks.codec --model tiny [--clips 200] [--json codec.json]
-    python -m benchmarks.codec --codec FOLDER            a folder of train.codec, or any Mimi-format weights with mimi.json
+    python -m benchmarks.codec --codec FOLDER            a folder of train.codec, a model's, or a published Mimi file
 
 Lines of the test split, by the system's voice and by held-out users, are encoded and decoded. A recogniser reads originals and
 reconstructions; the difference of its word error rates is the codec's. The last line of the output is the result as JSON.
@@ -34,7 +34,8 @@ from duplex.metrics.quality import bitrate, codebook_use, si_sdr, stft_distance
 from duplex.metrics.words import errors, spoken_words
 from duplex.units import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, samples_to_frames
 from infer import cli
-from train.files import trained_codec
+from train.encode import codec_weights
+from train.encode import open_codec as open_any
 
 WIDE = 16_000  # PESQ's wide band
 LEAD = 6  # frames of silence before a clip
@@ -86,8 +87,11 @@ def reconstruct(codec: Codec, sounds: Sequence[np.ndarray]) -> tuple[list[np.nda
 
 
 def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: Recogniser | None) -> dict:
-    """Measures over clips of (text, sound): Estimates by name, and what the codebooks are used for. Clips that a measure
-    cannot take (too short for PESQ) are left out of that measure: its ``n`` says so."""
+    """Measures over clips of (text, sound): Estimates by name, and what the codebooks are used for.
+
+    A clip of which the codec makes no sound (a number that is none) is named in ``excluded`` and counts nowhere. One that a
+    measure cannot take (too short for PESQ) is left out of that measure: its ``n`` says so.
+    """
     from pystoi import stoi
 
     try:
@@ -95,6 +99,10 @@ def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: R
     except ImportError:  # it has no wheels and needs a C compiler to install
         pesq = None
     decoded, codes_KT = reconstruct(codec, [pcm for _, pcm in spoken])
+    broken = [n for n, sound in enumerate(decoded) if not np.isfinite(sound).all()]
+    excluded = [f"{spoken[n][0]!r}: what the codec makes of it is not finite" for n in broken]
+    kept = [n for n in range(len(spoken)) if n not in set(broken)]
+    items, spoken, decoded = len(spoken), [spoken[n] for n in kept], [decoded[n] for n in kept]
     found: dict[str, list[float]] = {"stoi": [], "si_sdr_db": [], "stft": [], "pesq": []}
     for (_, pcm), sound in zip(spoken, decoded, strict=True):
         found["stoi"].append(float(stoi(pcm, sound, SAMPLE_RATE)))
@@ -108,7 +116,8 @@ def scores(codec: Codec, spoken: Sequence[tuple[str, np.ndarray]], recogniser: R
                 continue
     result: dict = {name: mean(values).to_dict() for name, values in found.items()}
     use = codebook_use(codes_KT, codec.cardinality)
-    result |= {"codebooks": codec.n_codebooks, "cardinality": codec.cardinality, "clips": len(spoken), "use": use,
+    result |= {"items": items, "excluded": excluded, "clips": len(spoken), "codebooks": codec.n_codebooks,
+               "cardinality": codec.cardinality, "use": use,
                "nominal_bits_per_s": bitrate(codec.n_codebooks, codec.cardinality),
                "entropy_bits_per_s": FRAME_RATE * sum(book["bits"] for book in use)}
     if recogniser is not None:
@@ -133,10 +142,13 @@ def open_codec(args: argparse.Namespace) -> tuple[Codec, Path, str]:
     if args.codec is None:
         model = load_model(args.model, backend="auto")
         return model.codec, model.folder, model.backend
-    folder = Path(args.codec)
-    if not (folder / "mimi.json").is_file():
-        raise InputError(f"{folder}: no mimi.json; give a folder with mimi.safetensors and mimi.json, or a model with --model")
-    return trained_codec(folder, args.codebooks), folder, f"naive, {args.codebooks} codebooks"
+    source = Path(args.codec)
+    if not source.exists():
+        raise InputError(f"{source}: is not there; give a folder of train.codec, a model's, or a Mimi file (.safetensors)")
+    weights = codec_weights(source)
+    if source.is_file():
+        print(f"{source}: taken to be of Mimi's released size", file=sys.stderr)
+    return open_any(source, args.codebooks), weights.parent, f"naive, {args.codebooks} codebooks"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -156,6 +168,8 @@ def run(args: argparse.Namespace) -> None:
                           kept=kept.measured, seconds=clock.spent, voices=voices)
     print(table(result))
     record.write(args.json, result)
+    record.refuse_excluded({who: {"items": part.get("items", part["clips"]), "excluded": part.get("excluded", [])}
+                            for who, part in voices.items()})
     print(json.dumps(result))
 
 
@@ -182,7 +196,7 @@ def table(result: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.Parser("benchmarks.codec", "Measure what a codec keeps of speech.")
     parser.add_argument("--model", default="tiny", help="model whose codec it is")
-    parser.add_argument("--codec", metavar="FOLDER", help="a codec alone: mimi.safetensors and mimi.json")
+    parser.add_argument("--codec", metavar="FOLDER", help="a codec alone: a folder of train.codec, or a Mimi file")
     parser.add_argument("--codebooks", type=cli.at_least(1), default=8, help="codebooks to use of --codec")
     parser.add_argument("--clips", type=cli.at_least(1), default=200, help="clips of each kind of voice")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of the choice of clips")

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks import record, tasks
 from benchmarks.clips import Clips
 from benchmarks.kept import Kept, fingerprint
-from benchmarks.scoring import score, values
+from benchmarks.scoring import excluded, score, values
 from benchmarks.statistics import mean, median
 from benchmarks.systems import ModelSystem
 from duplex.checkpoint import LoadedModel, load_model
@@ -32,11 +32,12 @@ MEASURES = (("turn.takes_turn", "takes the turn ↑", "%"), ("turn.response_s", 
 
 
 def measure(model: LoadedModel, patience: float, clips: Clips, count: int, seed: int) -> dict[str, dict]:
-    """Estimates of `MEASURES` under a patience."""
-    system, found = ModelSystem(model, sampling=replace(model.sampling, patience=patience), seed=seed), {}
+    """Estimates of `MEASURES` under a patience; "tasks" says which items could not be scored."""
+    system, found = ModelSystem(model, sampling=replace(model.sampling, patience=patience), seed=seed), {"tasks": {}}
     for task in ("turn", "pause", "interruption"):
         items = tasks.make(clips, task, count, seed)
         scores = [score(item, response) for item, response in zip(items, system.respond(items), strict=True)]
+        found["tasks"][task] = {"items": len(items), "excluded": excluded(scores)}
         for name, _, unit in MEASURES:
             if name.startswith(f"{task}."):
                 found[name] = (median if unit == "s" else mean)(values(scores, name.split(".")[1])).to_dict()
@@ -59,6 +60,8 @@ def run(args: argparse.Namespace) -> None:
                           kept=kept.measured, seconds=clock.spent)
     print(table(result))
     record.write(args.json, result)
+    for row in rows:
+        record.refuse_excluded({f"patience {row['patience']:g}, {task}": part for task, part in row["tasks"].items()})
     print(json.dumps(result))
 
 

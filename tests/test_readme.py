@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -53,6 +54,22 @@ def test_the_training_commands_of_the_makefile_are_understood(monkeypatch):
         given = [value for name, value in args.items() if name != "out" and isinstance(value, Path) and value.parts[0] == "out"]
         assert all(any(path == one or one in path.parents or path in one.parents for one in made) for path in given), module
         made.add(args["out"])
+
+
+def test_its_figures_of_the_embedded_model_are_those_of_the_card():
+    card = json.loads((ROOT / "docs" / "results" / "card.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row["systems"] for row in card["rows"]}
+    value = {name: systems["model"]["value"] for name, systems in rows.items()}
+    said = " ".join(README.split())
+    for phrase in (f"takes its turn ({100 * value['takes_turn']:.0f} % of the questions, after {value['response_s']:.2f} s)",
+                   f"falls silent {value['stop_s']:.2f} s after a barge-in",
+                   f"goes on through {100 * value['goes_on']:.0f} % of the acknowledgements",
+                   f"(WER {100 * value['spoken_wer']:.0f} % against its own text)",
+                   f"{100 * value['right']:.0f} % right answers on held-out voices and wordings",
+                   f"takes over in {100 * value['pause_takes_over']:.0f} % of the pauses inside a turn, where a VAD end-pointer "
+                   f"does in {100 * rows['pause_takes_over']['VAD end-pointer']['value']:.0f} %",
+                   f"(p99 {value['frame_p99_ms']:.0f} ms)"):
+        assert phrase in said, phrase
 
 
 def test_the_python_example_runs():

@@ -19,7 +19,6 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -32,6 +31,7 @@ from train.codec_model import STAGES, start_from
 from train.codec_module import CodecData, CodecKeeper, CodecLog, CodecModule, CodecRecipe
 from train.corpus.bank import Bank
 from train.keeping import LAST, Ledger, check_space
+from train.machines import interruptible, trainer_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,13 +52,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Train until the last step, resuming from ``args.out`` when it holds a state."""
-    recipe = load_toml(CodecRecipe, args.recipe, args.set + ([f"train.steps={args.steps}"] if args.steps else []))
+    recipe = load_toml(CodecRecipe, args.recipe, args.set + ([f"train.steps={args.steps}"] if args.steps is not None else []))
     check(recipe, args.recipe)
+    if args.until is not None and args.until < 1:
+        raise ConfigError(f"--until {args.until}: give the number of a step, 1 or more")
     s, machine, out = recipe.train, recipe.machine, args.out
     crops = Crops(Bank(args.bank), args.teacher, s.system_share, s.lines_only, args.phones, s.stretch)
     for weight, labels, option in ((s.distill, args.teacher, "teacher"), (s.phones, args.phones, "phones")):
         if weight and not labels and s.stage != "decoder":
             print(f"no --{option}: the semantic codebook learns nothing from it", file=sys.stderr)
+    if (out / "resume.pt").exists() and not (out / LAST).exists():
+        raise CheckpointError(f"{out}: holds a run of an older version; choose another --out, and give this one with --start")
     torch.manual_seed(s.seed)
     module = CodecModule(recipe, crops.feature_dims)
     resumed = (out / LAST).exists()
@@ -71,18 +75,19 @@ def run(args: argparse.Namespace) -> None:
     check_space(out, *(sum(p.numel() for p in module.parameters() if p.requires_grad or every) for every in (True, False)))
     if resumed:
         check_state(out / LAST, module)
-    end = min(s.steps, args.until or s.steps)
+    end = s.steps if args.until is None else min(s.steps, args.until)
     ledger = Ledger(out, f"lower train.lr in {args.recipe}")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
-    trainer = L.Trainer(
-        max_steps=end, accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
+    trainer = trainer_of(
+        machine, max_steps=end,
         strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if machine.processes > 1 else "auto",
-        precision=machine.precision, use_distributed_sampler=False, limit_val_batches=0,
+        use_distributed_sampler=False, limit_val_batches=0,
         logger=TensorBoardLogger(out, "tensorboard", "") if "tensorboard" in machine.loggers else False,
         callbacks=[ledger, CodecLog(out, end), CodecKeeper(out, s.keep_every, ledger, recipe.codec)],
         enable_model_summary=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(module, CodecData(crops, s), ckpt_path=out / LAST if resumed else None, weights_only=True)
+    with interruptible():
+        trainer.fit(module, CodecData(crops, s), ckpt_path=out / LAST if resumed else None, weights_only=True)
 
 
 def check(recipe: CodecRecipe, path: Path) -> None:
@@ -90,10 +95,14 @@ def check(recipe: CodecRecipe, path: Path) -> None:
     s, machine = recipe.train, recipe.machine
     if s.stage not in STAGES:
         raise ConfigError(f"{path}: train.stage is {s.stage!r}; use one of {', '.join(STAGES)}")
+    for name in ("steps", "batch", "frames", "keep_every", *(() if s.stage == "decoder" else ("quantize_from",))):
+        if getattr(s, name) < 1:
+            raise ConfigError(f"{path}: train.{name} is {getattr(s, name)}; it must be at least 1")
     if recipe.adversarial.on and s.stage == "encoder":
         raise ConfigError(f"{path}: adversarial.on needs sound, and the encoder's stage makes none; set it to false")
     for name, wanted, mend in (
             ("strategy", machine.strategy == "fsdp", "a codec fits every accelerator; use 'ddp'"),
+            ("precision", machine.precision != "32-true", "a codec is trained in 32 bits; use '32-true'"),
             ("micro_batch", bool(machine.micro_batch), "batches of a codec are not divided; lower train.batch"),
             ("gradient_checkpointing", machine.gradient_checkpointing, "a codec has none; set it to false")):
         if wanted:
@@ -106,11 +115,14 @@ def check_state(path: Path, module: CodecModule) -> None:
     reason = "it is cut short"
     if zipfile.is_zipfile(path):
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-            wanted = module.state_dict()
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            found, wanted, _ = state["state_dict"], module.state_dict(), (state["loops"], state["recent"])
+            learnt = [len(group["params"]) for one in state["optimizer_states"] for group in one["param_groups"]]
             reason = next((f"{name} is missing or of another shape" for name in wanted
                            if name not in found or found[name].shape != wanted[name].shape), "")
             reason = reason or next((f"it has {name}, which the recipe has not" for name in found if name not in wanted), "")
+            if not reason and learnt != [sum(p.requires_grad for p in part.parameters()) for part in module.learners()]:
+                reason = "it is of another stage"
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
     if reason:

@@ -230,11 +230,3 @@ def start_from(trainer: CodecTrainer, folder: Path) -> None:
         raise ConfigError(f"{folder}: no tensor fits this recipe's codec; start from a codec of its width")
     trainer.mimi.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors from {folder}")
-
-
-def learning_rate(step: int, settings: CodecTraining) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
-    return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -27,12 +27,14 @@ from train.files import replace_file
 from train.keeping import Keeper, Ledger
 from train.order import positions
 from train.recipe import MachineSettings
-from train.together import mean_of_all
+from train.together import sum_of_all
 
 SAY_EVERY = 50
 CLIP = 2.0  # norm of the codec's gradients
 FILL_EVERY = 200  # steps between searches for unused entries of the codebooks
 LOG = "log.jsonl"
+TERMS = ("total", "mel", "commit", "distill", "phones", "adversarial", "features", "discriminators")
+"""What a step may report, in one order for all processes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class CodecModule(L.LightningModule):
         self.codec.begin()
         self.used = 0.0
 
+    def learners(self) -> list[torch.nn.Module]:
+        """What has an optimiser of its own, in their order."""
+        return [part for part in (self.codec, self.nets) if part is not None]
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW twice; the codec's rate is set at every step."""
         learning = [p for p in self.codec.parameters() if p.requires_grad]
@@ -151,16 +157,16 @@ class CodecKeeper(Keeper):
 
     def save(self, trainer: L.Trainer) -> None:
         """State, weights and sizes; each file appears whole or not at all."""
+        self.ledger.drain(force=True)  # nothing is written of a loss that is not finite
+        if trainer.is_global_zero:  # the state last: a run that is at its end has left its codec
+            weights = {k: v.contiguous() for k, v in trainer.lightning_module.codec.mimi.state_dict().items()}
+            try:
+                replace_file(self.out / "mimi.safetensors", lambda p: save_file(weights, p))
+                replace_file(self.out / "mimi.json", lambda p: p.write_text(json.dumps(self.config.to_dict(), indent=1)))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"{self.out}: the codec of step {trainer.global_step} could not be written "
+                                      f"({str(error).splitlines()[0]}); free some space and start again") from None
         super().save(trainer)
-        if not trainer.is_global_zero:
-            return
-        weights = {k: v.contiguous() for k, v in trainer.lightning_module.codec.mimi.state_dict().items()}
-        try:
-            replace_file(self.out / "mimi.safetensors", lambda p: save_file(weights, p))
-            replace_file(self.out / "mimi.json", lambda p: p.write_text(json.dumps(self.config.to_dict(), indent=1)))
-        except SafetensorError as error:  # what the writer makes of a full disk
-            raise CheckpointError(f"{self.out}: the codec of step {trainer.global_step} could not be written "
-                                  f"({str(error).splitlines()[0]}); free some space and start again") from None
 
 
 class CodecLog(L.Callback):
@@ -172,7 +178,7 @@ class CodecLog(L.Callback):
         self.last = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: CodecModule, outputs: dict[str, Tensor], *_: Any) -> None:
-        """One step's figures, the mean of all processes where a line is due."""
+        """One step's figures, the mean of all processes where a line is due: of those that had the term at all."""
         for name, value in outputs.items():
             name = "total" if name == "loss" else name
             self.averages[name] = 0.98 * self.averages.get(name, value) + 0.02 * value
@@ -180,9 +186,14 @@ class CodecLog(L.Callback):
         if step % SAY_EVERY:
             return
         speed, self.last = SAY_EVERY / (time.monotonic() - self.last), time.monotonic()
-        means = mean_of_all(torch.stack([v.float() for v in self.averages.values()])).tolist()
+        nothing = torch.zeros((), device=module.device)
+        sums = sum_of_all(torch.stack([self.averages.get(name, nothing).float() for name in TERMS]))
+        counts = sum_of_all(torch.tensor([float(name in self.averages) for name in TERMS], device=module.device))
         if trainer.is_global_zero:
-            shown = {name: round(value, 4) for name, value in zip(self.averages, means, strict=True)}
+            shown = {name: round(total / count, 4)
+                     for name, total, count in zip(TERMS, sums.tolist(), counts.tolist(), strict=True) if count}
+            if trainer.logger:
+                trainer.logger.log_metrics({f"train/{name}": value for name, value in shown.items()}, step)
             line = json.dumps({"step": step, **shown, "used": round(module.used, 3), "steps_per_s": round(speed, 2),
                                "minutes_left": round((self.end - step) / speed / 60, 1)})
             print(line, flush=True)

@@ -28,14 +28,12 @@ FIT_ROWS = {"text_word": "text: word pieces", "text_pad": "text: PAD", "text_epa
             "audio_1": "first acoustic codebook", "audio_7": "last acoustic codebook"}
 CODEC_ROWS = {"mel": "spectral loss", "phones": "phone labels, nats", "distill": "teacher's features, 1 - cosine"}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-CODEC_LOG = "log.jsonl"
 Curves = dict[str, list[tuple[int, float]]]
 
 
 def read_run(run: Path) -> Curves:
     """Name -> (step, value) in order of steps; "val/…" is held out. Where a resumed run did steps again, its later values."""
-    of_codec = (run / CODEC_LOG).exists()
-    parts = [] if of_codec else sorted((run / "logs").glob("metrics*.csv"), key=lambda path: path.stat().st_mtime)
+    parts = sorted((run / "logs").glob("metrics*.csv"), key=lambda path: path.stat().st_mtime)
     found: dict[str, dict[int, float]] = defaultdict(dict)
     try:
         for part in parts:
@@ -45,7 +43,7 @@ def read_run(run: Path) -> Curves:
                         if "/" in name and value:
                             found[name][int(row["step"])] = float(value)
         if not parts:
-            for line in (run / CODEC_LOG).read_text().splitlines():
+            for line in (run / "log.jsonl").read_text().splitlines():
                 entry = json.loads(line)
                 for name in CODEC_ROWS:
                     if name in entry:

@@ -28,6 +28,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 
 from duplex.config import LMConfig
 from duplex.errors import CheckpointError
+from duplex.jsonfile import read_configuration
 from duplex.overlay import load_toml
 from duplex.streams import StreamLayout
 from train import cli
@@ -35,6 +36,7 @@ from train.data import DialogueData
 from train.files import replace_file, trained_codec
 from train.keeping import MADE_WITH, Keeper, Ledger, check_space, resume_point
 from train.listening import embed_as_sounds
+from train.machines import interruptible, trainer_of
 from train.module import DuplexModule
 from train.recipe import FitRecipe
 from train.same_codes import codes_fingerprint
@@ -104,6 +106,7 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     L.seed_everything(s.seed, verbose=False)
     out.mkdir(parents=True, exist_ok=True)
     check_resume(out, recipe)
+    made_with = check_made_with(out, made_with_now(recipe, data, codec))
     module = DuplexModule(recipe.model, s, recipe)
     if codec and not recipe.start.folder and module.sharded:
         print("embeddings start at random, not from the codec's vectors: the parameters are sharded", file=sys.stderr)
@@ -116,30 +119,48 @@ def fit(recipe: FitRecipe, data: DialogueData, out: Path, minutes: float | None 
     callbacks: list[L.Callback] = [ledger, Keeper(out, s.keep_every, ledger), TQDMProgressBar(refresh_rate=20)]
     if recipe.watch.every and data.watched is not None:
         callbacks.insert(1, Watcher(out, recipe.watch, watch_items(data.watched, recipe.model, recipe.watch)))
-    trainer = L.Trainer(
-        max_steps=min(s.steps, steps or s.steps), max_time={"minutes": minutes} if minutes else None,
-        accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes, strategy=strategy_of(recipe),
-        precision=machine.precision, accumulate_grad_batches=machine.accumulate(s.batch), use_distributed_sampler=False,
+    trainer = trainer_of(
+        machine, max_steps=min(s.steps, steps or s.steps), max_time={"minutes": minutes} if minutes else None,
+        strategy=strategy_of(recipe), accumulate_grad_batches=machine.accumulate(s.batch), use_distributed_sampler=False,
         gradient_clip_val=s.clip, val_check_interval=s.validate_every * machine.accumulate(s.batch),
         check_val_every_n_epoch=None, num_sanity_val_steps=0, log_every_n_steps=20, logger=loggers_of(recipe, out),
         callbacks=callbacks, enable_model_summary=False, enable_checkpointing=False)
     if trainer.is_global_zero:
         text = json.dumps(saved_config(recipe), indent=1)
         replace_file(out / "config.json", lambda part: part.write_text(text))
-        made_with = {}
-        if "tokenizer" in data.source.metadata:
-            made_with["tokenizer"] = data.source.metadata["tokenizer"]
-        if codec:
-            made_with["codes"] = codes_fingerprint(codec / "mimi.safetensors")
         replace_file(out / MADE_WITH, lambda part: part.write_text(json.dumps(made_with, indent=1)))
         keep_curves(out)
     warnings.filterwarnings("ignore", message=".*overridden `on_before_batch_transfer`")  # meant so: the module draws
     try:
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
+        with interruptible():
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)  # numbers alone: no code is run
     except BaseException:
         print(flush=True)  # ends the line of the progress bar: what is wrong gets one of its own
         raise
     return module
+
+
+def made_with_now(recipe: FitRecipe, data: DialogueData, codec: Path | None) -> dict[str, str | int]:
+    """What decides which samples a run sees, and what they mean: fingerprints of tokenizer and codec, seed and batch."""
+    known = data.source.metadata
+    found: dict[str, str | int] = {key: known[key] for key in ("tokenizer", "codec") if key in known}
+    if codec:
+        found["codes"] = codes_fingerprint(codec / "mimi.safetensors")
+    return found | {"seed": recipe.train.seed, "batch": recipe.train.batch}
+
+
+def check_made_with(out: Path, now: dict[str, str | int]) -> dict[str, str | int]:
+    """What the run in ``out`` was made with, completed by ``now``; CheckpointError where it would go on with something else."""
+    begun = resume_point(out) is not None and (out / MADE_WITH).exists()
+    before = read_configuration(out / MADE_WITH) if begun else {}
+    same_sound = "codes" in before and before["codes"] == now.get("codes")  # the codec's file may have a newer decoder
+    for key, what in (("tokenizer", "the tokens of another tokenizer"), ("codes", "the codes of another codec"),
+                      ("codec", "the codes of another codec"), ("seed", "samples of another train.seed"),
+                      ("batch", "another train.batch")):
+        if before.get(key, now.get(key)) != now.get(key, before.get(key)) and not (key == "codec" and same_sound):
+            raise CheckpointError(f"{out}: the run there learnt from {what} ({before[key]}, now {now[key]}); go on with those, "
+                                  "or export it and give the folder with --start and another --out")
+    return before | now
 
 
 def saved_config(recipe: FitRecipe) -> dict:

@@ -45,7 +45,7 @@ def sources(before: int, after: int) -> list[tuple[int, bool]]:
 
 
 def deeper(model: DuplexLM, layers: int) -> DuplexLM:
-    """The same function with more temporal layers; ConfigError where they would be no more, or the form is another."""
+    """The same function with more temporal layers; ConfigError where they would be no more."""
     config = model.config
     if layers <= config.num_layers:
         raise ConfigError(f"--layers {layers}: the model has {config.num_layers} already; give a larger number")

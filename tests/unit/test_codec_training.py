@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import train_together
 from safetensors.torch import load_file
 from test_coded import small_bank  # noqa: F401
-from torch import allclose, equal
+from torch import allclose, cuda, equal, tensor
 from toy_training import ledger
 
 from duplex.overlay import load_toml
-from train import codec
+from train import codec, codec_module
 from train.codec_module import CodecRecipe
 
 RECIPE = """
@@ -92,7 +93,8 @@ def test_two_processes_have_the_losses_and_the_codebooks_of_one(small_bank, tmp_
 
 @pytest.mark.parametrize(("table", "says"), [
     ('strategy = "fsdp"', "machine.strategy"), ("micro_batch = 1", "machine.micro_batch"),
-    ("gradient_checkpointing = true", "machine.gradient_checkpointing"), ("devices = 3", "do not divide among 3 processes"),
+    ("gradient_checkpointing = true", "machine.gradient_checkpointing"), ('precision = "bf16-mixed"', "machine.precision"),
+    ("devices = 3", "do not divide among 3 processes"),
 ])
 def test_machines_that_no_codec_is_trained_on_are_refused(command, tmp_path, capsys, table, says):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace('accelerator = "cpu"', table))
@@ -104,6 +106,8 @@ def test_machines_that_no_codec_is_trained_on_are_refused(command, tmp_path, cap
     (lambda folder: (folder / "last.ckpt").write_bytes(b"PK"), "does not fit this recipe or is damaged"),
     (lambda folder: (folder.parent / "recipe.toml").write_text(RECIPE.replace("dimension = 16", "dimension = 24", 1)),
      "does not fit this recipe or is damaged"),
+    (lambda folder: (folder.parent / "recipe.toml").write_text(RECIPE.replace("[train]", '[train]\nstage = "decoder"')),
+     "it is of another stage"),
 ])
 def test_a_state_that_cannot_be_taken_up_is_named(command, tmp_path, capsys, spoil, says):
     assert command("run", "--until", "1") == 0
@@ -132,3 +136,51 @@ def test_the_recipe_of_the_released_size_is_that_of_the_released_size():
     recipe = load_toml(CodecRecipe, Path(codec.__file__).parent / "recipes" / "codec-mimi.toml", {})
     assert recipe.codec.n_codebooks == 32 and recipe.codec.cardinality == 2048 and recipe.codec.dimension == 512
     assert recipe.adversarial.on and recipe.train.codebook_dropout > 0
+
+
+def test_a_disk_that_is_full_at_the_last_step_leaves_no_run_that_seems_finished(command, tmp_path, capsys, monkeypatch):
+    whole = codec_module.replace_file
+
+    def full(path, write):
+        if path.name == "mimi.safetensors":
+            raise OSError(28, "No space left on device")
+        whole(path, write)
+
+    monkeypatch.setattr(codec_module, "replace_file", full)
+    assert command("run", "--set", "train.keep_every=9") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "the codec of step 4 could not be written" in error and "No space left" in error
+    monkeypatch.setattr(codec_module, "replace_file", whole)
+    assert command("run") == 0 and (tmp_path / "run" / "mimi.safetensors").exists()
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_written(command, tmp_path, capsys):
+    for options, says in ((("--until", "0"), "--until 0"), (("--steps", "-1"), "train.steps is -1"),
+                          (("--set", "train.quantize_from=0"), "train.quantize_from is 0"),
+                          (("--set", 'machine.accelerator="gpu"'), "machine: accelerator 'gpu'")):
+        if "gpu" in says and cuda.is_available():
+            continue
+        assert command("run", *options) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert says in error[-1] and not (tmp_path / "run" / "mimi.safetensors").exists()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "resume.pt").write_bytes(b"")
+    assert command("run") == 2 and "an older version" in capsys.readouterr().err
+
+
+def test_lines_of_processes_that_had_different_terms(tmp_path, monkeypatch):
+    """Labels may be missing in one process: its line must not move under another's name."""
+    module = SimpleNamespace(device="cpu", used=0.5)
+    trainer = SimpleNamespace(global_step=50, is_global_zero=True, logger=None)
+    log = codec_module.CodecLog(tmp_path, 100)
+    theirs = {"total": 3.0, "phones": 7.0}
+    sent = []
+
+    def both(values):
+        mine = sent.append(values) or len(sent)
+        return values + tensor([theirs.get(name, 0.0) if mine == 1 else float(name in theirs) for name in codec_module.TERMS])
+
+    monkeypatch.setattr(codec_module, "sum_of_all", both)
+    log.on_train_batch_end(trainer, module, {"loss": tensor(1.0), "distill": tensor(0.5)})
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (line["total"], line["distill"], line["phones"]) == (2.0, 0.5, 7.0) and "mel" not in line

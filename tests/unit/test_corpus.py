@@ -1,6 +1,7 @@
 """What is said and who says it: scenarios, splits, speakers, the utterance bank."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -174,3 +175,33 @@ def test_words_of_a_bank_never_overlap(tmp_path):
     list(fill(tmp_path, Hasty(), [Request("one two three", "heart", "user")]))
     words = Bank(tmp_path).clips[0].words
     assert [w.end for w in words[:-1]] == [w.start for w in words[1:]]
+
+
+def test_wordings_for_training_alone_are_never_asked_in_the_test_and_hold_nothing_that_is():
+    from train.corpus.exchange import FOR_TRAINING, REGISTRY
+
+    def plain(text):
+        return f" {' '.join(re.sub('[^a-z {}]', '', text).split())} "
+
+    asked: dict[str, set] = {"train": set(), "test": set()}
+
+    class Recorded(scripts.Picker):
+        def __call__(self, kind, options):
+            option = super().__call__(kind, options)
+            asked[self.split].add((kind, option))
+            for more in FOR_TRAINING.get(kind, ()):
+                assert more not in options
+                for held in options:
+                    assert not self.held_out(kind, held) or plain(held) not in plain(more), f"{kind}: {more} holds {held}"
+            return option
+
+    for split in asked:
+        pick = Recorded(random.Random(3), split)
+        for _, make in REGISTRY.scenarios.values():
+            for _ in range(300):
+                make(pick.rng, pick)
+        for _ in range(200):
+            scripts.goodbye(pick), scripts.stop(pick)
+    further = {(kind, option) for kind, options in FOR_TRAINING.items() for option in options}
+    assert not further & asked["test"]
+    assert {kind for kind, _ in further & asked["train"]} == set(FOR_TRAINING)

@@ -171,6 +171,24 @@ def test_a_run_of_another_shape_is_not_resumed(tmp_path):
         fit(FitRecipe(MODEL, SETTINGS), toy_data(data), tmp_path / "run")
 
 
+def test_a_run_does_not_go_on_with_other_data_than_it_learnt_from(tmp_path):
+    data, out = corpus(tmp_path / "shards"), tmp_path / "run"
+    recipe = FitRecipe(MODEL, SETTINGS)
+    fit(recipe, toy_data(data), out, steps=2)
+    kept = {name: (out / name).read_bytes() for name in ("last.ckpt", "made_with.json", "ledger.jsonl")}
+    for key, says in (("tokenizer", "the tokens of another tokenizer"), ("codec", "the codes of another codec")):
+        other = toy_data(data)
+        other.source.metadata = other.source.metadata | {key: "0123"}
+        with pytest.raises(CheckpointError, match=f"learnt from {says} .*, now 0123"):
+            fit(recipe, other, out)
+    for name, value in (("seed", 9), ("batch", 6)):
+        with pytest.raises(CheckpointError, match=f"another train.{name} .*, now {value}"):
+            fit(dataclasses.replace(recipe, train=dataclasses.replace(SETTINGS, **{name: value})), toy_data(data), out)
+    assert kept == {name: (out / name).read_bytes() for name in kept}
+    fit(recipe, toy_data(data), out)
+    assert len(ledger(out)) == 12
+
+
 @pytest.mark.parametrize("failure, reason", [
     (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
     (RuntimeError("PytorchStreamWriter failed writing file data/3"), "torch could not write"),

@@ -96,14 +96,14 @@ class Picker:
     def __call__(self, kind: str, options: Sequence):
         """An option of the split; kinds with no held-out option share all of them."""
         train, test = _split(kind, tuple(options))
-        return self.rng.choice((test or train) if self.split == "test" else (train or test))
+        return self.rng.choice((test or train) if self.split == "test" else ([*train, *FOR_TRAINING.get(kind, ())] or test))
 
 
 @functools.lru_cache(maxsize=512)
 def _split(kind: str, options: tuple) -> tuple[list, list]:
     """(train, test) options; remembered, since hashing a hundred sums for each exchange takes longer than the rest."""
     test = [o for o in options if Picker.held_out(kind, o)]
-    return [o for o in options if o not in test] + [o for o in FOR_TRAINING.get(kind, ()) if o not in test], test
+    return [o for o in options if o not in test], test
 
 
 Scenario = Callable[[random.Random, Picker], list[Exchange]]

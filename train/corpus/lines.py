@@ -22,7 +22,7 @@ NEAR_ASIDES, FAR_ASIDES = 4, 3
 
 
 def script_lines(seed: int, draws: int = 60_000) -> tuple[list[str], list[str]]:
-    """Names of all user clips and all system clips that the scripts can ask for (sorted, by exhaustive sampling)."""
+    """Names of user clips, as many as sampling brings up, and of all system clips that the scripts can ask for; both sorted."""
     rng = random.Random(seed)
     users, systems = {*scripts.BACKCHANNELS, *scripts.FILLERS}, set(scripts.SYSTEM_BACKCHANNELS)
     for split in ("train", "test"):
