@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks import record
-from benchmarks.cost import named_model
+from benchmarks.cost import named_model, static_cost
 from benchmarks.latency import NOTICE
 from duplex.codec import MimiCodec
 from duplex.units import FRAME_SAMPLES, seconds_to_frame
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> None:
         found = measure(model.codec, seconds_to_frame(args.seconds), args.rounds, args.seed)
         both = {way: sum(halves.values()) for way, halves in found.items()}
         over = {way: round(both[way] / both["fused"], 2) for way in WAYS}
-        result["codecs"][name] = {"parameters": sum(p.numel() for p in model.codec.mimi.parameters()), "ms": found,
-                                  "over_fused": over}
+        result["codecs"][name] = {"codec_parameters": static_cost(model)["codec_parameters"], "ms": found, "over_fused": over}
         print(f"{name}: " + "; ".join(f"{way} {both[way]:.2f} ms a frame, {over[way]:.2f}× one fused call" for way in WAYS))
     record.write(args.json, result)
 

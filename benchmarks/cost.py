@@ -92,7 +92,7 @@ class _Numbers(ByteTokenizer):
 
 
 def static_cost(model: LoadedModel) -> dict[str, int]:
-    """Numbers of parameters, and bytes of different weights that one frame of one conversation reads.
+    """Numbers of parameters, a codec's with its codebooks, and bytes of different weights that a frame of one conversation reads.
 
     Matrices and codebooks in use count whole and once, embedding tables one row. Each book of a codec counts as its entries.
     """
@@ -195,7 +195,10 @@ def weight_bytes(model: LoadedModel) -> tuple[int, int]:
 
 
 def roofline(model: LoadedModel) -> dict[str, float]:
-    """Milliseconds that a frame must take on this machine for reading its weights, keys and values and for its arithmetic."""
+    """Milliseconds that a frame at a full context must take on this machine: bytes, rates and times, `model` and `codec`.
+
+    `kv_bytes` are the keys and values of a full context, `peak_gflops` 1e9 operations a second, `_gb_s` 1e9 bytes a second.
+    """
     c, flops = model.config, operations(model)
     kv = 2 * c.num_layers * (c.context or 0) * (c.dim // c.kv_repeat) * 4
     lm_bytes, codec_bytes = weight_bytes(model)
@@ -204,10 +207,39 @@ def roofline(model: LoadedModel) -> dict[str, float]:
     for name, size, work in (("model", lm_bytes + kv, flops["temporal_flops"] + flops["depth_flops"]),
                              ("codec", codec_bytes, flops["codec_flops"])):
         if size:
-            rate = bandwidth(size)
-            result[f"{name}_bandwidth_gb_s"] = round(rate / 1e9, 2)
-            result[f"{name}_ms"] = round(1e3 * max(size / rate, work / speed), 4)
+            result[f"{name}_bandwidth_gb_s"] = round(bandwidth(size) / 1e9, 2)
+            result[f"{name}_ms"] = round(_larger_ms(result, name, size, work), 4)
     return result
+
+
+def _larger_ms(bound: dict[str, float], part: str, size: float, work: float) -> float:
+    """Milliseconds for reading `size` bytes or for `work` operations, whichever is more."""
+    return max(size / bound[f"{part}_bandwidth_gb_s"], work / bound["peak_gflops"]) / 1e6
+
+
+def least_ms(cost: dict[str, Any], share: float = 1.0, rows: int = 1) -> float:
+    """Milliseconds that a step of the model must take, of `rows` conversations with `share` of the context behind each.
+
+    `cost` is that of a result of `benchmarks.latency`. Weights are read once for all rows; arithmetic is that of a full context.
+    """
+    bound = cost["roofline"]
+    return _larger_ms(bound, "model", bound["lm_weight_bytes"] + rows * share * bound["kv_bytes"],
+                      rows * (cost["temporal_flops"] + cost["depth_flops"]))
+
+
+def least_codec_ms(cost: dict[str, Any], rows: int = 1) -> float:
+    """Milliseconds that encoding and decoding a frame of so many conversations must take; its weights are read once."""
+    return _larger_ms(cost["roofline"], "codec", cost["codec_bytes_per_frame"], rows * cost["codec_flops"])
+
+
+def middle_context(result: dict[str, Any]) -> int:
+    """Frames of context behind the middle one of the measured frames, whose time is about the median."""
+    return min(result["context_frames"], result["warmup_frames"] + result["frames"] // 2)
+
+
+def filled_share(result: dict[str, Any]) -> float:
+    """That context as a part of the whole; 1 for a model without a limit, whose keys and values are not counted."""
+    return middle_context(result) / result["context_frames"] if result["context_frames"] else 1.0
 
 
 def named_model(source: str, device: torch.device | str, backend: str) -> LoadedModel:

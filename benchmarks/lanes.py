@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from torchaudio.transforms import Resample
 from duplex import engine as engine_module
 from duplex.checkpoint import LoadedModel
 from duplex.codec import MimiCodec
+from duplex.config import SamplingConfig
 from duplex.engine import Engine
 from duplex.errors import InputError
 from duplex.fast import lm as native
@@ -125,11 +126,7 @@ class MoshiLane(Lane):
 
     def __init__(self, model: LoadedModel):
         super().__init__("moshi", model)
-        if not isinstance(model.codec, MimiCodec):
-            raise InputError("--reference moshi: the model's codec is not a Mimi; leave the option out")
-        self.lm = reference_lm(model)
-        self.mimi = copy.deepcopy(model.codec.mimi)
-        self.mimi.streaming_forever(1)
+        self.mimi, self.lm = reference_codec(model), reference_lm(model)
 
     def __call__(self, pcm: np.ndarray) -> dict[str, Spent]:
         with as_published(self.device):
@@ -144,17 +141,26 @@ class MoshiLane(Lane):
         return {"encode": encode, "model": step, "decode": decode, "together": added(encode, step, decode)}
 
 
-def reference_lm(model: LoadedModel, rows: int = 1) -> Any:
+def reference_codec(model: LoadedModel) -> Any:
+    """The `moshi` package's streaming Mimi on a copy of the same weights; InputError for a model with another codec."""
+    if not isinstance(model.codec, MimiCodec):
+        raise InputError("--reference moshi: the model's codec is not a Mimi; leave the option out")
+    mimi = copy.deepcopy(model.codec.mimi)
+    mimi.streaming_forever(1)
+    return mimi
+
+
+def reference_lm(model: LoadedModel, rows: int = 1, sampling: SamplingConfig | None = None) -> Any:
     """The `moshi` package's LMGen on a copy of the same weights, for so many conversations at once.
 
-    InputError for a model that generates both speakers.
+    `sampling` None takes what the model recommends. InputError for a model that generates both speakers.
     """
     if model.config.dep_q != StreamLayout.from_config(model.config).n_system:
         raise InputError("--reference moshi: this model predicts the user too, which LMGen would do in each frame and a "
                          "session does not; leave the option out")
     from moshi.models import LMGen, loaders
 
-    s, config, weight = model.sampling, model.config, model.lm.text_linear.weight
+    s, config, weight = sampling or model.sampling, model.config, model.lm.text_linear.weight
     settings = {key: value for key, value in config.to_dict().items() if key != "n_user"}
     lm = loaders.get_moshi_lm(None, settings, device=weight.device, dtype=weight.dtype).eval()
     lm.load_state_dict(model.lm.state_dict(), strict=True)
@@ -171,6 +177,37 @@ def as_published(device: torch.device) -> Iterator[None]:
 
     with torch.no_grad(), no_compile() if device.type == "cpu" else nullcontext():
         yield
+
+
+def agreement(models: Sequence[LoadedModel], user: np.ndarray) -> dict[str, dict[str, int | bool]]:
+    """{backend: how many greedy tokens and codes are the reference's} of models with the same weights, on float32 [T, 1920].
+
+    Every model hears the codes of the reference's codec and goes on from its own tokens; its codec hears the same sound.
+    Counted are `tokens` (text and system codes of all frames that come out), `codes`, and the `equal_` ones of each;
+    `identical_` says whether all are.
+    """
+    greedy, first, found = SamplingConfig(greedy=True), models[0], {}
+    layout, device = StreamLayout.from_config(first.config), first.lm.text_linear.weight.device
+    frames = [torch.from_numpy(pcm)[None, None].to(device) for pcm in user]
+    mimi, lm = reference_codec(first), reference_lm(first, sampling=greedy)
+    with as_published(device):
+        codes = [mimi.encode(pcm)[:, :, 0] for pcm in frames]
+        steps = [lm.step(heard[:, : layout.n_user, None]) for heard in codes]
+    theirs = [tokens[:, :, 0] for tokens in steps if tokens is not None]
+    for model in models:
+        engine, stream = model.engine(greedy), model.codec.stream(1)
+        state, ours, encoded = engine.init_state(), [], []
+        for pcm, heard in zip(frames, codes, strict=True):
+            encoded.append(stream.encode_frame(pcm))
+            state, out = engine.step(state, heard[:, : layout.n_user])
+            ours += [out.tokens] if bool(out.ready[0]) else []
+        found[model.backend] = _equal("tokens", ours, theirs) | _equal("codes", encoded, codes)
+    return found
+
+
+def _equal(what: str, ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> dict[str, int | bool]:
+    same = torch.cat(ours) == torch.cat(theirs)
+    return {f"identical_{what}": bool(same.all()), f"equal_{what}": int(same.sum()), what: same.numel()}
 
 
 def _parts_of(engine: Engine) -> _Parts:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -26,21 +25,36 @@ from typing import Any
 import torch
 
 from benchmarks import record
-from benchmarks.cost import SHAPES, named_model, operations, random_lm, roofline, static_cost
+from benchmarks.cost import (
+    SHAPES,
+    filled_share,
+    least_ms,
+    middle_context,
+    named_model,
+    operations,
+    random_lm,
+    roofline,
+    static_cost,
+)
 from benchmarks.growth import by_context, by_rows, memory_mb, over_a_call, peak_memory_mb, session_bytes, user_sound
 from benchmarks.growth import summary as statistics
 from benchmarks.kinds import five_kinds
-from benchmarks.lanes import STAGES, Lane, MoshiLane, SessionLane, Spent, StagesLane
+from benchmarks.lanes import STAGES, Lane, MoshiLane, SessionLane, Spent, StagesLane, agreement
 from duplex.checkpoint import LoadedModel
+from duplex.codec import MimiCodec
 from duplex.errors import InputError
 from duplex.fast.backends import BACKENDS, with_backend
 from infer import cli
 
 MOST_WARM_UP = 500
 """Longest warm-up, in frames, that is chosen without being asked for."""
+COMPARED_FRAMES = 30
+"""Frames whose greedy tokens are compared with the reference's before anything is timed."""
+CONTEXT_ROUNDS = 12
+"""Steps that are timed at each context."""
 NOTICE = "Compute times of this machine under its load of the moment; compare ratios of interleaved lanes, not times."
 FIRST_FRAME = """
-import sys, time; start = time.perf_counter()
+import resource, sys, time; start = time.perf_counter()
 import torch; torch.set_num_threads(int(sys.argv[3]))
 from benchmarks.cost import named_model
 from duplex.session import Session
@@ -48,7 +62,8 @@ import numpy as np
 imported = time.perf_counter(); model = named_model(sys.argv[1], sys.argv[4], sys.argv[2]); loaded = time.perf_counter()
 session = Session(model)
 for _ in range(model.config.max_delay + 1): session.step(np.zeros(1920, dtype=np.float32))
-print(imported - start, loaded - imported, time.perf_counter() - loaded)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(imported - start, loaded - imported, time.perf_counter() - loaded, time.time(), used.ru_utime + used.ru_stime)
 """
 
 Measured = dict[str, dict[str, dict[str, float]]]
@@ -81,18 +96,18 @@ def ratios(measured: Measured, lane: str, key: str = "p50_ms") -> dict[str, floa
 
 
 def first_frame(source: str, backend: str, threads: int, device: str) -> dict[str, float]:
-    """Seconds of a new process until its first frame of sound: in all, imports, model, session and frames."""
+    """Seconds of a new process until its first frame of sound: in all, of the processor, imports, model, session and frames.
+
+    What the process does after its first frame (an interpreter with torch takes half a second to end) is not in them."""
     root = Path(__file__).resolve().parents[1]
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.time()
     done = subprocess.run([sys.executable, "-c", FIRST_FRAME, source, backend, str(threads), device], capture_output=True,
                           text=True, cwd=root, check=False)
-    total, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if done.returncode:
         raise InputError(f"--start: the new process failed: {(done.stderr.splitlines() or ['no message'])[-1]}")
-    imports, load, frames = map(float, done.stdout.split())
-    return {"total_s": round(total, 3), "cpu_s": round(processor, 3), "imports_s": round(imports, 3), "model_s": round(load, 3),
-            "first_frames_s": round(frames, 3)}
+    imports, load, frames, reached, processor = map(float, done.stdout.split())
+    return {"total_s": round(reached - start, 3), "cpu_s": round(processor, 3), "imports_s": round(imports, 3),
+            "model_s": round(load, 3), "first_frames_s": round(frames, 3)}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,15 +124,23 @@ def run(args: argparse.Namespace) -> None:
     result: dict[str, Any] = record.stamp(
         "latency", args.seed, kind="latency", notice=NOTICE, model=args.model, backend=model.backend, device=str(device),
         threads=args.threads, frames=args.frames, warmup_frames=warmup, context_frames=context)
+    result["middle_context_frames"] = middle_context(result)
+    result["codec_context_frames"] = model.codec.config.context // 2 if isinstance(model.codec, MimiCodec) else 0
     result["cost"] = static_cost(model) | operations(model) | {"roofline": roofline(model)}
     _say_cost(result, context)
+    exact = [lane for lane in (model, *beside) if "-int" not in lane.backend]
+    if args.reference and exact:
+        result["agreement"] = agreement(exact, user_sound()[:COMPARED_FRAMES])
+        for name, same in result["agreement"].items():
+            print("{}: {equal_tokens} of {tokens} greedy tokens and {equal_codes} of {codes} codes are the reference's".format(
+                name, **same))
     measured = measure(model, args.frames, warmup, args.reference == "moshi", beside)
     result |= measured
     _say_table(measured)
     bound = result["cost"]["roofline"]
     clock = "p50_ms" if device.type == "cuda" else "cpu_p50_ms"
-    result["multiple_of_roofline"] = {
-        name: round(measured["stages"][name][clock] / bound[f"{name}_ms"], 2) for name in ("model",) if f"{name}_ms" in bound}
+    least = least_ms(result["cost"], filled_share(result))
+    result["multiple_of_roofline"] = {"model": round(measured["stages"]["model"][clock] / least, 2)}
     if "codec_ms" in bound:
         spent = sum(measured["stages"][stage][clock] for stage in ("encode", "decode"))
         result["multiple_of_roofline"]["codec"] = round(spent / bound["codec_ms"], 2)
@@ -143,11 +166,12 @@ def _more(args: argparse.Namespace, model: LoadedModel, result: dict[str, Any]) 
             numbers = ", ".join(f"{key} {value}" for key, value in kind.items() if key != "what")
             print(f"latency, {name}: {numbers} ({kind['what']})")
     if args.contexts:
-        result["by_context"] = by_context(_with_context(args.model, model, max(args.contexts)), args.contexts)
+        result["by_context"] = _counted(CONTEXT_ROUNDS, by_context(
+            _with_context(args.model, model, max(args.contexts)), args.contexts, CONTEXT_ROUNDS))
         for row in result["by_context"]:
             print(f"after {row['frames']:5.0f} frames: model step p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms")
     if args.rows:
-        result["by_rows"] = by_rows(model, args.rows, args.rounds)
+        result["by_rows"] = _counted(args.rounds, by_rows(model, args.rows, args.rounds))
         for row in result["by_rows"]:
             print(f"{row['rows']:3.0f} rows: frame p50 {row['p50_ms']:.2f} ms, p99 {row['p99_ms']:.2f} ms, "
                   f"{row['ms_per_session']:.2f} a session, gain {row['throughput_gain']:.2f} "
@@ -161,6 +185,11 @@ def _more(args: argparse.Namespace, model: LoadedModel, result: dict[str, Any]) 
         result["start"] = [first_frame(args.model, model.backend, args.threads, result["device"]) for _ in range(2)]
         print("start to first frame, again: {total_s:.2f} s, {cpu_s:.2f} s of the processor".format(**result["start"][1]))
     result["memory"] = {"resident_mb": memory_mb(), "peak_mb": peak_memory_mb(), "bytes_per_session": session_bytes(model)}
+
+
+def _counted(frames: int, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The rows with the number of frames that each is the statistics of: of fewer than a hundred, p99 is the slowest."""
+    return [row | {"n": frames} for row in rows]
 
 
 def _with_context(name: str, model: LoadedModel, frames: int) -> LoadedModel:
@@ -182,7 +211,8 @@ def _say_cost(result: dict[str, Any], context: int) -> None:
     print(f"this machine reads {rates} and computes {bound['peak_gflops']:.0f} GFLOP/s on one thread; at least "
           f"{bound.get('model_ms', 0):.3f} ms for the model and {bound.get('codec_ms', 0):.3f} ms for the codec")
     print(f"backend {result['backend']}; {result['frames']} frames after {result['warmup_frames']} of warm-up (the attention "
-          f"window is {context}), {result['threads']} thread(s), {result['device']}; times in ms", flush=True)
+          f"window is {context}, the middle frame sees {result['middle_context_frames']}), {result['threads']} thread(s), "
+          f"{result['device']}; times in ms", flush=True)
 
 
 def _say_table(measured: Measured) -> None:
@@ -202,9 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="how to compute; the first is the one that is reported, others run beside it")
     parser.add_argument("--frames", type=cli.at_least(1), default=200, metavar="N", help="frames to measure")
     parser.add_argument("--warmup", type=cli.at_least(0), metavar="N",
-                        help=f"uncounted frames before that; by default the attention window, at most {MOST_WARM_UP}")
+                        help="uncounted frames before that; as many as the attention window measure at a full context, which is "
+                        f"the default up to {MOST_WARM_UP}")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, help="of whatever is random")
-    parser.add_argument("--reference", choices=("moshi",), help="also time the moshi package on the same weights")
+    parser.add_argument("--reference", choices=("moshi",), help="also the moshi package on these weights: its tokens and times")
     parser.add_argument("--kinds", action="store_true", help="also the five kinds of latency, from a recorded conversation")
     parser.add_argument("--contexts", nargs="+", type=cli.at_least(0), metavar="N", help="also the step after so many frames")
     parser.add_argument("--rows", nargs="+", type=cli.at_least(1), metavar="B", help="also batches of so many conversations")

@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
+from benchmarks.cost import filled_share, least_codec_ms, least_ms, middle_context
 from benchmarks.record import ROOT
 from duplex.errors import InputError
+from duplex.units import seconds_to_frame
 from infer import cli
 
 PAGE, RESULTS, PLOT = ROOT / "docs" / "speed.md", ROOT / "docs" / "results", "speed-growth.png"
 SIZES = ("random-4m", "random-25m", "random-90m")
+RATIO_TARGETS = {("random-4m", "native"): 12, ("random-25m", "native"): 7, ("random-90m", "native"): 4,
+                 ("random-25m", "native-int8"): 15, ("random-90m", "native-int8"): 8}
+"""Least times that `LMGen.step` should take of a lane's step, by model and lane."""
+LANES = ("naive", "native-int8", "native-int4", "compiled")
+"""Lanes that are shown beside the native one where a result has them."""
 _BLOCK = re.compile(r"(<!-- speed:([\w-]+) -->\n).*?(<!-- /speed -->)", re.DOTALL)
 
 
@@ -48,12 +55,52 @@ def _ms(value: float) -> str:
     return f"{value:.2f}"
 
 
+def _tail(frames: int) -> str:
+    """What the nearest rank of p99 is among so many frames."""
+    return "p99" if frames >= 100 else f"max of {frames}"
+
+
+def _rounds(r: dict[str, Any], row: dict[str, Any]) -> int:
+    """Frames that a row of `by_rows` is the statistics of; older results tell it by their command alone."""
+    given = re.search(r"--rounds (\d+)", r["command"])
+    return row.get("n") or int(given[1] if given else 8)
+
+
+def _context(r: dict[str, Any]) -> str:
+    return f"{middle_context(r)} of {r['context_frames']}"
+
+
+def _codec_context(r: dict[str, Any]) -> str:
+    """The same for the codec's attention, whose window older results do not name."""
+    behind, whole = r["warmup_frames"] + r["frames"] // 2, r.get("codec_context_frames")
+    return f"{min(behind, whole)} of {whole}" if whole else f"{behind}"
+
+
+def _lane(r: dict[str, Any], name: str) -> dict[str, Any]:
+    """A lane's stages; InputError where it was not run."""
+    key = "stages" if name == r["backend"] else name
+    if key not in r:
+        raise InputError(f"the result of {r['model']} has no lane {name}")
+    return r[key]
+
+
+def at_full_context(r: dict[str, Any], lane: str = "native") -> float | None:
+    """Processor ms of a lane's step at a full context, an estimate: its median, and of the exact step's growth from an empty to a
+    full context the part that was missing. The median alone where nothing was missing; None where the growth was not measured."""
+    steps = {row["frames"]: row["cpu_p50_ms"] for row in r.get("by_context", ())}
+    measured, missing, full = _lane(r, lane)["model"]["cpu_p50_ms"], 1 - filled_share(r), r["context_frames"]
+    if not missing:
+        return measured
+    return measured + missing * (steps[full] - steps[0]) if {0, full} <= steps.keys() else None
+
+
 def frame() -> str:
     r = result("latency-tiny")
     rows = [(name, *(_ms(s[key]) for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")), f"{s['real_time_factor']:.3f}",
              f"{s['deadline_misses']} of {r['frames']}", *(_ms(s[key]) for key in ("cpu_p50_ms", "cpu_p99_ms")))
             for name, s in {**r["stages"], "**session**": r["session"]["session"]}.items()]
-    head = ("stage", "p50 ms", "p95", "p99", "max", "RTF", "over 80 ms", "processor p50", "p99")
+    tail = _tail(r["frames"])
+    head = ("stage", "p50 ms", "p95", tail, "max", "RTF", "over 80 ms", "processor p50", tail)
     return table(head, rows) + _source("latency-tiny")
 
 
@@ -64,14 +111,37 @@ def _models() -> list[tuple[str, dict[str, Any]]]:
 
 
 def ratios() -> str:
-    rows = []
-    for name, r in _models():
-        other = r.get("moshi_over", {})
-        cells = [f"{other[key]['model']:.1f}×" if key in other else "—" for key in ("naive", "native-int8", "native-int4")]
-        rows.append((name, f"{r['cost']['lm_parameters'] / 1e6:.1f} M", _ms(r["moshi"]["model"]["cpu_p50_ms"]),
-                     _ms(r["stages"]["model"]["cpu_p50_ms"]), f"**{r['moshi_over_ours_cpu']['model']:.1f}×**", *cells))
-    head = ("model", "parameters", "`LMGen.step` ms", "native ms", "native", "naive", "int8", "int4")
-    return table(head, rows) + _source(*(f"latency-{name}" for name, _ in _models()))
+    found, rows = _models(), []
+    lanes = [lane for lane in LANES if any(lane in r.get("moshi_over", ()) for _, r in found)]
+    for name, r in found:
+        other, theirs, full = r.get("moshi_over", {}), r["moshi"]["model"]["cpu_p50_ms"], at_full_context(r)
+        cells = [f"{other[key]['model']:.1f}×" if key in other else "—" for key in lanes]
+        same = [", ".join(f"{lane} {x[f'equal_{what}']} of {x[what]}" for lane, x in r.get("agreement", {}).items()) or "—"
+                for what in ("tokens", "codes")]
+        rows.append((name, f"{r['cost']['lm_parameters'] / 1e6:.1f} M", r["frames"], _context(r), _ms(theirs),
+                     _ms(r["stages"]["model"]["cpu_p50_ms"]), f"**{r['moshi_over_ours_cpu']['model']:.1f}×**",
+                     "—" if full is None else f"{theirs / full:.1f}×", *cells, *same))
+    head = ("model", "parameters", "n", "context", "`LMGen.step` ms", "native ms", "native", "native, full context (estimate)",
+            *lanes, "same tokens", "same codes")
+    return table(head, rows) + _source(*(f"latency-{name}" for name, _ in found))
+
+
+def full_context() -> str:
+    """What the ratios are when the whole context is filled, in sentences."""
+    lines = []
+    for (name, lane), limit in RATIO_TARGETS.items():
+        r = result(f"latency-{name}")
+        theirs, ours, full = r["moshi"]["model"]["cpu_p50_ms"], _lane(r, lane)["model"]["cpu_p50_ms"], at_full_context(r, lane)
+        if full is None:
+            lines.append(f"- {name}, {lane}: the growth with the context was not measured.\n")
+            continue
+        verdict = f"{'which reaches' if theirs / full >= limit else '**below**'} the target of {limit}×"
+        if full == ours:
+            lines.append(f"- {name}, {lane}: measured at a full context, {theirs / full:.1f}×, {verdict}.\n")
+        else:
+            lines.append(f"- {name}, {lane}: measured at {_context(r)} frames {theirs / ours:.1f}×; at a full context, estimated,"
+                         f" {full:.2f} ms, {theirs / full:.1f}×, {verdict}.\n")
+    return "".join(lines)
 
 
 def codec() -> str:
@@ -81,40 +151,46 @@ def codec() -> str:
             theirs, ours = r["moshi"], r["stages"]
             both = [sum(lane[stage]["cpu_p50_ms"] for stage in ("encode", "decode")) for lane in (theirs, ours)]
             stages = [f"{_ms(theirs[s]['cpu_p50_ms'])} / {_ms(ours[s]['cpu_p50_ms'])}" for s in ("encode", "decode")]
-            rows.append((f"{r['cost']['codec_parameters'] / 1e6:.1f} M", *stages, f"**{both[0] / both[1]:.1f}×**",
-                         f"{r['cost']['codec_flops'] / 1e6:.0f} MFLOP", f"{r['multiple_of_roofline']['codec']:.2f}"))
-    head = ("codec", "encode ms, upstream / native", "decode ms", "both", "work", "native over roofline")
+            rows.append((f"{r['cost']['codec_parameters'] / 1e6:.1f} M", r["frames"], _codec_context(r), *stages,
+                         f"**{both[0] / both[1]:.1f}×**", f"{r['cost']['codec_flops'] / 1e6:.0f} MFLOP",
+                         f"{r['multiple_of_roofline']['codec']:.2f}"))
+    head = ("codec", "n", "context", "encode ms, upstream / native", "decode ms", "both", "work", "native over roofline")
     return table(head, rows) + _source("latency-tiny-moshi", "latency-random-mimi")
 
 
 def codec_calls() -> str:
-    r = result("codec-calls")
-    rows = [(f"{found['parameters'] / 1e6:.1f} M",
+    r, sizes = result("codec-calls"), {other["model"]: other["cost"]["codec_parameters"] for _, other in _models()}
+    rows = [(f"{(found.get('codec_parameters') or sizes[name]) / 1e6:.1f} M",
              *(f"{_ms(found['ms'][way]['encode'])} + {_ms(found['ms'][way]['decode'])}" for way in found["ms"]),
              f"**{found['over_fused']['native stream']:.2f}×**", f"{found['over_fused']['upstream stream']:.2f}×")
-            for found in r["codecs"].values()]
+            for name, found in r["codecs"].items()]
     ways = next(iter(r["codecs"].values()))["ms"]
     head = ("codec", *(f"{way}, ms" for way in ways), "native over fused", "upstream over fused")
     return table(head, rows) + _source("codec-calls")
 
 
+def _multiple(r: dict[str, Any]) -> float:
+    """A native step over the least time for the context that it had."""
+    return r["stages"]["model"]["cpu_p50_ms"] / least_ms(r["cost"], filled_share(r))
+
+
 def cost() -> str:
     rows = []
     for name, r in _models():
-        c, bound = r["cost"], r["cost"]["roofline"]
-        rows.append((name, f"{bound['lm_weight_bytes'] / 1e6:.1f} MB + {bound['kv_bytes'] / 1e6:.1f} MB",
+        c, bound, share = r["cost"], r["cost"]["roofline"], filled_share(r)
+        rows.append((name, _context(r), f"{bound['lm_weight_bytes'] / 1e6:.1f} MB + {share * bound['kv_bytes'] / 1e6:.1f} MB",
                      f"{(c['temporal_flops'] + c['depth_flops']) / 1e6:.0f}", f"{bound['model_bandwidth_gb_s']:.1f}",
-                     _ms(bound["model_ms"]), _ms(r["stages"]["model"]["cpu_p50_ms"]),
-                     f"{r['multiple_of_roofline']['model']:.2f}"))
-    return table(("model", "weights + keys and values", "MFLOP", "GB/s", "roofline ms", "native ms", "multiple"), rows) + _source(
-        *(f"latency-{name}" for name, _ in _models()))
+                     _ms(least_ms(c, share)), _ms(r["stages"]["model"]["cpu_p50_ms"]), f"{_multiple(r):.2f}"))
+    head = ("model", "context", "weights + keys and values", "MFLOP", "GB/s", "roofline ms", "native ms", "multiple")
+    return table(head, rows) + _source(*(f"latency-{name}" for name, _ in _models()))
 
 
 def rows_of(name: str) -> str:
     r = result(name)
-    lines = [(int(x["rows"]), _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["ms_per_session"]), f"{x['throughput_gain']:.1f}×",
-              _ms(x["model_ms"]), f"{x['model_throughput_gain']:.1f}×") for x in r["by_rows"]]
-    head = ("rows", "frame p50 ms", "p99", "processor ms per session", "gain", "model alone", "gain")
+    tail = _tail(min(_rounds(r, x) for x in r["by_rows"]))
+    lines = [(int(x["rows"]), _rounds(r, x), _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["ms_per_session"]),
+              f"{x['throughput_gain']:.1f}×", _ms(x["model_ms"]), f"{x['model_throughput_gain']:.1f}×") for x in r["by_rows"]]
+    head = ("rows", "n", "frame p50 ms", tail, "processor ms per session", "gain", "model alone", "gain")
     return table(head, lines) + _source(name)
 
 
@@ -123,7 +199,9 @@ def context() -> str:
     found = [result(name) for name in names]
     frames = [row["frames"] for row in found[0]["by_context"]]
     lines = [(int(t), *(_ms(r["by_context"][i]["cpu_p50_ms"]) for r in found)) for i, t in enumerate(frames)]
-    return table(("frames of context", *(f"{r['model']} ms" for r in found)), lines) + _source(*names)
+    counts = [f", n = {r['by_context'][0]['n']}" if "n" in r["by_context"][0] else "" for r in found]
+    head = ("frames of context", *(f"{r['model']} ms{count}" for r, count in zip(found, counts, strict=True)))
+    return table(head, lines) + _source(*names)
 
 
 def quantised() -> str:
@@ -159,9 +237,11 @@ def start() -> str:
 
 def call() -> str:
     r = result("latency-tiny")
-    lines = [(f"{x['until_minute']:g}", _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["cpu_p50_ms"]), _ms(x["cpu_p99_ms"]),
+    frames = seconds_to_frame(60 * r["call"][-1]["until_minute"]) // len(r["call"])
+    tail = _tail(frames)
+    lines = [(f"{x['until_minute']:g}", frames, _ms(x["p50_ms"]), _ms(x["p99_ms"]), _ms(x["cpu_p50_ms"]), _ms(x["cpu_p99_ms"]),
               int(x["deadline_misses"]), f"{x['memory_mb']:.0f}") for x in r["call"]]
-    head = ("until minute", "p50 ms", "p99", "processor p50", "p99", "over 80 ms", "memory MB")
+    head = ("until minute", "n", "p50 ms", tail, "processor p50", tail, "over 80 ms", "memory MB")
     return table(head, lines) + _source("latency-tiny")
 
 
@@ -214,10 +294,6 @@ def imported() -> str:
 
 def targets() -> str:
     """What was aimed at, what was measured, and whether that is enough; a measurement that is missing is named so."""
-    def over(name: str, lane: str = "native") -> float:
-        r = result(f"latency-{name}")
-        return (r["moshi_over_ours_cpu"] if lane == "native" else r["moshi_over"][lane])["model"]
-
     def codec_over(name: str) -> float:
         lanes = result(f"latency-{name}")
         theirs, ours = (sum(lanes[lane][s]["cpu_p50_ms"] for s in ("encode", "decode")) for lane in ("moshi", "stages"))
@@ -232,20 +308,21 @@ def targets() -> str:
     def trained(shape: str, way: str) -> float:
         return result("training")["shapes"][shape][way]["over_reference"]
 
-    lines: list[tuple[str, Callable[[], float], float, bool, str]] = [
-        ("4M, exact, over `LMGen.step`", lambda: over("random-4m"), 12, True, "×"),
-        ("25M, exact", lambda: over("random-25m"), 7, True, "×"), ("90M, exact", lambda: over("random-90m"), 4, True, "×"),
-        ("25M, int8", lambda: over("random-25m", "native-int8"), 15, True, "×"),
-        ("90M, int8", lambda: over("random-90m", "native-int8"), 8, True, "×"),
+    def behind(name: str, of: Callable[[dict[str, Any]], str] = _context) -> Callable[[], str]:
+        return lambda: of(result(f"latency-{name}"))
+
+    lines: list[tuple] = [
+        ("90M over the bandwidth roofline", lambda: _multiple(result("latency-random-90m")), 1.6, False, "×",
+         behind("random-90m")),
         ("nats lost to int8, per audio token", lambda: result("quantised")["schemes"]["int8"]["audio_excess"], 0.01, False, ""),
-        ("90M over the bandwidth roofline", lambda: result("latency-random-90m")["multiple_of_roofline"]["model"], 1.6, False,
-         "×"),
-        ("small codec over upstream", lambda: codec_over("tiny-moshi"), 3, True, "×"),
-        ("released codec over upstream", lambda: codec_over("random-mimi"), 2.5, True, "×"),
-        ("default model, whole frame, p99 by the clock", lambda: session("p99_ms"), 15, False, " ms"),
-        ("the same in processor time", lambda: session("cpu_p99_ms"), 15, False, " ms"),
+        ("small codec over upstream", lambda: codec_over("tiny-moshi"), 3, True, "×", behind("tiny-moshi", _codec_context)),
+        ("released codec over upstream", lambda: codec_over("random-mimi"), 2.5, True, "×",
+         behind("random-mimi", _codec_context)),
+        ("default model, whole frame, p99 by the clock", lambda: session("p99_ms"), 15, False, " ms", behind("tiny")),
+        ("the same in processor time", lambda: session("cpu_p99_ms"), 15, False, " ms", behind("tiny")),
         ("8 rows over 1, 25M model", lambda: next(
-            x for x in result("latency-random-25m")["by_rows"] if x["rows"] == 8)["model_throughput_gain"], 5, True, "×"),
+            x for x in result("latency-random-25m")["by_rows"] if x["rows"] == 8)["model_throughput_gain"], 5, True, "×",
+         lambda: "full"),
         ("second start to first frame, by the clock", lambda: started("total_s"), 3, False, " s"),
         ("the same in processor time", lambda: started("cpu_s"), 3, False, " s"),
         ("training 4M, same work", lambda: trained("random-4m", "ours"), 1.5, True, "×"),
@@ -253,21 +330,41 @@ def targets() -> str:
         ("training 25M, same work", lambda: trained("random-25m", "ours"), 1.5, True, "×"),
         ("training 25M, depth on a quarter", lambda: trained("random-25m", "quarter"), 2, True, "×"),
     ]
-    return table(("what", "measured", "target", "met"), [_judged(*line) for line in lines])
+    rows = [row for (name, lane), limit in RATIO_TARGETS.items() for row in _ratio_targets(name, lane, limit)]
+    return table(("what", "context", "measured", "target", "met"), [*rows, *(_judged(*line) for line in lines)])
 
 
-def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, unit: str) -> tuple[str, str, str, str]:
+def _ratio_targets(name: str, lane: str, limit: float) -> list[tuple[str, ...]]:
+    """The line of a ratio as it was measured, and where the context was not full one with the estimate for a full one."""
+    source, what = f"latency-{name}", f"{name.removeprefix('random-').upper()}, {'exact' if lane == 'native' else lane[7:]}"
+
+    def over(full: bool) -> float:
+        r = result(source)
+        ours = at_full_context(r, lane) if full else _lane(r, lane)["model"]["cpu_p50_ms"]
+        if ours is None:
+            raise InputError("the growth with the context was not measured")
+        return r["moshi"]["model"]["cpu_p50_ms"] / ours
+
+    rows = [_judged(f"{what}, over `LMGen.step`", lambda: over(False), limit, True, "×", lambda: _context(result(source)))]
+    if rows[0][-1] != "—" and filled_share(result(source)) < 1:
+        rows.append(_judged(f"{what}, estimated", lambda: over(True), limit, True, "×", lambda: "full"))
+    return rows
+
+
+def _judged(what: str, measure: Callable[[], float], limit: float, least: bool, unit: str,
+            context: Callable[[], str] = lambda: "—") -> tuple[str, ...]:
+    """A line of the targets."""
     wanted = f"{'≥' if least else '≤'} {limit:g}{unit}"
     try:
         value = measure()
     except InputError:
-        return what, "not measured", wanted, "—"
+        return what, "—", "not measured", wanted, "—"
     met = value >= limit if least else value <= limit
-    return what, f"{value:.4f}" if limit < 1 else f"{value:.2f}{unit}", wanted, "yes" if met else "**no**"
+    return what, context(), f"{value:.4f}" if limit < 1 else f"{value:.2f}{unit}", wanted, "yes" if met else "**no**"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "frame": frame, "ratios": ratios, "codec": codec, "codec-calls": codec_calls, "cost": cost,
+    "frame": frame, "ratios": ratios, "full-context": full_context, "codec": codec, "codec-calls": codec_calls, "cost": cost,
     "rows-tiny": lambda: rows_of("latency-tiny"),
     "rows-25m": lambda: rows_of("latency-random-25m"), "context": context, "quantised": quantised, "library": library,
     "kinds": kinds, "start": start, "call": call, "training": training, "targets": targets, "dialogue": dialogue,
@@ -298,32 +395,26 @@ def plot(path: Path) -> None:
 
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for name, r in ((name, r) for name, r in _models() if "by_context" in r):
-        bound, window = r["cost"]["roofline"], r["context_frames"]
         frames = [row["frames"] for row in r["by_context"]]
         line = left.plot(frames, [row["cpu_p50_ms"] for row in r["by_context"]], "o-", label=name)[0]
-        need = [(bound["lm_weight_bytes"] + bound["kv_bytes"] * t / window) / bound["model_bandwidth_gb_s"] / 1e6 for t in frames]
-        left.plot(frames, need, ":", color=line.get_color())
+        left.plot(frames, [least_ms(r["cost"], t / r["context_frames"]) for t in frames], ":", color=line.get_color())
     left.set(xlabel="frames of context", ylabel="model step, processor ms (dotted: roofline)", yscale="log", title="context")
     sizes = [r for name, r in _models() if name in SIZES]
     parameters = [r["cost"]["lm_parameters"] / 1e6 for r in sizes]
-    for label, values in (
-        ("LMGen", [r["moshi"]["model"]["cpu_p50_ms"] for r in sizes]),
-        ("native", [r["stages"]["model"]["cpu_p50_ms"] for r in sizes]),
-        ("native-int8", [r["native-int8"]["model"]["cpu_p50_ms"] for r in sizes]),
-    ):
-        middle.plot(parameters, values, "o-", label=label)
-    middle.plot(parameters, [r["cost"]["roofline"]["model_ms"] for r in sizes], ":", color="black", label="roofline, exact")
+    for label, lane in (("LMGen", "moshi"), ("native", "native"), ("native-int8", "native-int8")):
+        middle.plot(parameters, [_lane(r, lane)["model"]["cpu_p50_ms"] for r in sizes], "o-", label=label)
+    bounds = [least_ms(r["cost"], filled_share(r)) for r in sizes]
+    middle.plot(parameters, bounds, ":", color="black", label="roofline, exact")
     middle.set(xlabel="million parameters", ylabel="model step, processor ms", xscale="log", yscale="log", title="model size")
     for name in ("latency-tiny", "latency-random-25m"):
         r = result(name)
         rows = [x["rows"] for x in r["by_rows"]]
-        right.plot(rows, [x["p99_ms"] for x in r["by_rows"]], "o-", label=f"{r['model']}, whole frame p99")
-    work = result("latency-random-25m")["cost"]
-    flops = work["temporal_flops"] + work["depth_flops"] + work["codec_flops"]
-    least = [b * flops / work["roofline"]["peak_gflops"] / 1e6 for b in rows]
-    right.plot(rows, least, ":", color="black", label="arithmetic, 25M")
+        tail = _tail(min(_rounds(r, x) for x in r["by_rows"]))
+        line = right.plot(rows, [x["p99_ms"] for x in r["by_rows"]], "o-", label=f"{r['model']}, whole frame, {tail}")[0]
+        least = [least_ms(r["cost"], 1, int(b)) + least_codec_ms(r["cost"], int(b)) for b in rows]
+        right.plot(rows, least, ":", color=line.get_color())
     right.axhline(80, color="grey", linewidth=0.8)
-    right.set(xlabel="rows", ylabel="ms (grey: 80 ms)", xscale="log", yscale="log", title="rows of a batch")
+    right.set(xlabel="rows", ylabel="ms (grey: 80 ms; dotted: roofline)", xscale="log", yscale="log", title="rows of a batch")
     for axis in (left, middle, right):
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=90)

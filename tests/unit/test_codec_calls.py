@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import codec_calls
-from benchmarks.cost import random_model
+from benchmarks.cost import random_model, static_cost
 from duplex.fast.backends import with_backend
 
 
@@ -17,6 +17,7 @@ def test_every_way_is_timed_and_put_on_record(tmp_path, capsys):
     path = tmp_path / "calls.json"
     assert codec_calls.main(["--model", "random-4m", "--seconds", "0.24", "--rounds", "1", "--json", str(path)]) == 0
     result = json.loads(path.read_text())["codecs"]["random-4m"]
+    assert result["codec_parameters"] == static_cost(model)["codec_parameters"]  # with the codebooks, as everywhere
     assert result["over_fused"]["fused"] == 1.0 and "one fused call" in capsys.readouterr().out
 
 

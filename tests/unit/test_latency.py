@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import cost as costs
-from benchmarks import growth, kinds, latency
+from benchmarks import growth, kinds, lanes, latency
 from duplex.checkpoint import load_model
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tiny_lm_config
@@ -76,6 +76,11 @@ def test_a_model_folder_beside_the_reference(saved, tmp_path, capsys):
     assert (result["frames"], result["warmup_frames"], result["threads"]) == (4, 2, 1)
     assert result["kind"] == result["benchmark"] == "latency" and result["backend"] == "naive"
     assert {"date", "commit", "machine", "seed", "memory", "multiple_of_roofline"} <= result.keys()
+    same = result["agreement"]["naive"]
+    assert same["identical_tokens"] and same["identical_codes"] and same["equal_codes"] == same["codes"] > 0
+    books = load_model(saved).config.dep_q
+    assert same["tokens"] == (1 + books) * (latency.COMPARED_FRAMES - load_model(saved).config.max_delay)
+    assert result["middle_context_frames"] == 4 and result["codec_context_frames"] > 0
     codec = load_model(saved).codec.mimi
     assert result["cost"]["codec_parameters"] > sum(weight.numel() for weight in codec.parameters()) > 0
 
@@ -85,6 +90,33 @@ def test_random_weights_need_no_folder(capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["warmup_frames"] == 2  # never less than the acoustic delay and one more
     check_statistics(result["session"], ["session"])
+
+
+def test_tokens_and_codes_that_differ_from_the_references_are_counted():
+    model = costs.random_model()
+    user = growth.user_sound()[4:14]
+    same = lanes.agreement([model], user)["naive"]
+    assert same["identical_tokens"] and same["identical_codes"] and same["codes"] == 10 * model.codec.n_codebooks
+    assert same["equal_tokens"] == same["tokens"] == (10 - model.config.max_delay) * (1 + model.config.dep_q)
+    changed = costs.random_model()
+    with torch.no_grad():
+        changed.lm.text_linear.weight.neg_()
+        changed.codec.mimi.quantizer.rvq_first.input_proj.weight.neg_()
+    differs = lanes.agreement([model, changed], user)["naive"]  # both are called naive, and the last one counts
+    assert not differs["identical_tokens"] and differs["equal_tokens"] < differs["tokens"] == same["tokens"]
+    assert not differs["identical_codes"] and differs["equal_codes"] < differs["codes"] == same["codes"]
+
+
+def test_a_bound_counts_keys_and_values_as_far_as_the_context_was_filled():
+    bound = {"lm_weight_bytes": 8e6, "kv_bytes": 4e6, "model_bandwidth_gb_s": 2.0, "codec_bandwidth_gb_s": 4.0,
+             "peak_gflops": 10.0}
+    cost = {"roofline": bound, "temporal_flops": 6e6, "depth_flops": 4e6, "codec_flops": 2e6, "codec_bytes_per_frame": 1e6}
+    assert costs.least_ms(cost) == pytest.approx(6.0) and costs.least_ms(cost, 0.25) == pytest.approx(4.5)
+    assert costs.least_ms(cost, rows=4) == pytest.approx(12.0) and costs.least_ms(cost, 0, rows=8) == pytest.approx(8.0)
+    assert costs.least_codec_ms(cost) == pytest.approx(0.25) and costs.least_codec_ms(cost, 10) == pytest.approx(2.0)
+    run = {"context_frames": 100, "warmup_frames": 20, "frames": 11}
+    assert costs.middle_context(run) == 25 and costs.filled_share(run) == 0.25
+    assert costs.middle_context(run | {"frames": 600}) == 100 and costs.filled_share(run | {"context_frames": 0}) == 1.0
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="needs a C++ compiler (Debian: g++)")
@@ -98,6 +130,8 @@ def test_backends_run_beside_each_other(capsys):
     parts = sum(result["stages"][stage]["p50_ms"] for stage in ("temporal", "depth", "sampling"))
     assert parts < 1.5 * result["stages"]["model"]["max_ms"]
     assert [row["frames"] for row in result["by_context"]] == [0, 900]
+    assert [row["n"] for row in result["by_context"]] == [latency.CONTEXT_ROUNDS] * 2
+    assert [row["n"] for row in result["by_rows"]] == [8, 8]
     assert [row["rows"] for row in result["by_rows"]] == [1, 3] and result["by_rows"][0]["throughput_gain"] == 1.0
     assert len(result["call"]) == 6 and result["call"][-1]["until_minute"] == 0.02
     assert result["memory"]["bytes_per_session"] > 4 * 2 * 4 * 192 * 750  # keys and values of the context

@@ -90,7 +90,7 @@ def test_a_training_pass_beside_the_reference(capsys):
 def test_a_start_by_package(monkeypatch, capsys):
     times = [("torch.nn", 900), ("torch", 1_000_000), ("benchmarks.cost", 50), ("duplex.session", 10), ("moshi.models", 2_000)]
     said = "".join(f"import time: {us:9} | {us:9} |   {name}\n" for name, us in times)
-    done = SimpleNamespace(returncode=0, stdout="1.5 0.5 0.1", stderr=said)
+    done = SimpleNamespace(returncode=0, stdout="1.5 0.5 0.1 1e10 2.0", stderr=said)
     monkeypatch.setattr(profile.subprocess, "run", lambda *_, **__: done)
     start = profile.start("tiny", "native", 1)
     assert start["packages"][0] == {"package": "torch", "modules": 2, "import_s": 1.001, "loading_s": 0.0}
