@@ -48,7 +48,7 @@ def commands(args: argparse.Namespace, out: Path) -> dict[str, list[str]]:
     shared = ["--seed", str(args.seed), "--clips-folder", str(out / "clips"), "--keep", str(out / "kept"),
               *(["--whisper", args.whisper] if args.whisper else [])]
     model, silence = ["--model", args.model], ["--silence-seconds", "20"] if args.quick else []
-    talk = ["--dialogues", "1", "--self-seconds", "10"] if args.quick else []
+    talk = ["--dialogues", "1", "--self-seconds", "10", *silence] if args.quick else []
     card = ["benchmarks.card", *model, "--items", items("card"), *silence, *shared]
     quick, whole = ["--frames", "50", "--rows", "1", "4", "--call-minutes", "0.1"], [
         "--frames", "300", "--rows", "1", "2", "4", "8", "16", "32", "64", "--rounds", "50", "--call-minutes", "30"]

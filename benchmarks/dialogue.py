@@ -6,8 +6,9 @@
     python -m benchmarks.dialogue --write-items ITEMS          only the items, for a system that runs elsewhere
 
 Scores tasks of Full-Duplex-Bench v1 and v1.5 both as its public scorers do ("exact") and at the moment that an item is about
-("corrected"), behaviour by activity, and turn-taking statistics of a model that talks to itself. Controls stand in every table.
-Items and outputs are written in that benchmark's folders. The last line of the output is the result as JSON.
+("corrected"), behaviour by activity, speech into rooms where nobody talks, and turn-taking statistics of a model that talks to
+itself. Controls stand in every table. Items and outputs are written in that benchmark's folders. The last line of the output is
+the result as JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,14 +37,19 @@ from benchmarks.selftalk import self_talk
 from benchmarks.selftalk import table as self_table
 from benchmarks.statistics import mean, median
 from benchmarks.systems import Control, ModelSystem, Response, System, controls
+from duplex.audio import write_wav
 from duplex.checkpoint import LoadedModel, load_model
 from duplex.errors import InputError
 from duplex.fast.backends import BACKENDS
+from duplex.metrics.words import plain
 from duplex.text import Word
+from duplex.units import SAMPLE_RATE
 from infer import cli
 from train.corpus.exchange import Exchange
 
-TASKS = ("pause", "report", "turn", "interruption", "backchannel", "aside", "background")
+TASKS = ("pause", "report", "turn", "interruption", "backchannel", "aside", "background", "silence")
+ROUNDS = 2
+"""How often a system sits in each of the rooms where nobody speaks."""
 TEMPERATURES = (0.1, 0.4, 0.7, 1.0)
 PUBLIC = (
     ("pause.tor", "pause: takes over", "%", "↓"), ("report.tor", "backchannel: takes over", "%", "↓"),
@@ -67,6 +73,7 @@ BEHAVIOUR = (
     ("aside.goes_on", "goes on through talk to others", "%", "↑"),
     ("background.goes_on", "goes on through background speech", "%", "↑"),
     ("report.takes_over", "takes over in a long turn", "%", "↓"),
+    ("silence.spoke", "speaks unasked where nobody does", "%", "↓"),
     ("turn.loop", "repeats itself", "%", "↓"), ("turn.sound_without_words", "sound without words", "%", "↓"),
     ("turn.words_without_sound", "words without sound", "%", "↓"),
 )
@@ -78,11 +85,17 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{args.json}: there is no such folder; make it first")
     clock, clips = record.Clock(), Clips(args.clips_folder)
     items = {task: functools.cache(partial(tasks.make, clips, task, args.items, args.seed)) for task in args.tasks}
+    if "silence" in items:
+        items["silence"] = functools.cache(partial(rooms, args.silence_seconds, args.items, args.seed))
     if args.write_items:
         for task, made in items.items():
-            _write(Path(args.write_items), task, made())
+            if task == "silence":
+                _write_rooms(Path(args.write_items), made())
+            else:
+                _write(Path(args.write_items), task, made())
+        lasting = f" --silence-seconds {args.silence_seconds:g}" if "silence" in items else ""
         print(f"wrote {args.write_items}: put output.wav (and output.json) beside each input.wav, then score it with "
-              f"--system folder:{Path(args.write_items).name} --items {args.items} --seed {args.seed}")
+              f"--system folder:{Path(args.write_items).name} --items {args.items} --seed {args.seed}{lasting}")
         return
     ears = None if args.no_recogniser else Recogniser.named(args.whisper)
     bench = _Bench(args, items, functools.cache(lambda: Recogniser(args.whisper, args.threads)) if ears else None, clock)
@@ -105,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
                 selftalk.append(kept.get(f"dialogue self {name}", made, dialogues=args.dialogues, seconds=args.self_seconds))
         clock.done("self-dialogue")
     result = record.stamp("dialogue", args.seed, items=args.items, engines=clips.versions, segments=segments.name(),
-                          recogniser=ears, systems=found, selftalk=selftalk,
+                          recogniser=ears, silence_seconds=args.silence_seconds, systems=found, selftalk=selftalk,
                           kept=kept.measured, seconds=clock.spent,
                           backends={s.name: s.model.backend for s in systems if isinstance(s, ModelSystem)})
     print("\n\n".join(f"{title}\n\n{text}" for title, text in tables(result)))
@@ -118,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
 def open_systems(source: str, args: argparse.Namespace) -> list[System]:
     """The system of an address: folder:PATH, ws://…, live://…, or else a model, on each backend that was asked for."""
     if source.startswith("folder:"):
-        return [FolderSystem(source.removeprefix("folder:"))]
+        return [_Outputs(source.removeprefix("folder:"))]
     if "://" in source:
         from benchmarks.remote import ServerSystem
 
@@ -152,8 +165,9 @@ class _Bench:
         out = Path(self.args.out) / _safe(system.name) if self.args.out else None
         for task in self.items:
             gone = out is not None and not all((out / name).is_dir() for name in _folders(task))
-            scores = kept.get(f"dialogue {system.name} {task}", partial(self.task, system, task, out), anew=gone or not steady,
-                              out=str(out), **identity)
+            make = partial(self.silence, system) if task == "silence" else partial(self.task, system, task, out)
+            lasts = {"lasts": self.args.silence_seconds} if task == "silence" else {}
+            scores = kept.get(f"dialogue {system.name} {task}", make, anew=gone or not steady, out=str(out), **identity, **lasts)
             found["tasks"][task] = scores.pop("counts")
             for name, part in scores.items():
                 found[name] |= part
@@ -180,6 +194,44 @@ class _Bench:
                 given = system.respond([folders.cleaned(item) for item in chosen])
                 folders.write_clean_outputs(out, chosen, given, heard_words(system, given, ear))
         return found
+
+    def silence(self, system: System) -> dict:
+        """Whether a system speaks where nobody does. Nothing is recognised, since a recogniser hears words in noise."""
+        chosen = self.items["silence"]()
+        scores = [unasked(item, response) for item, response in zip(chosen, system.respond(chosen), strict=True)]
+        return {"counts": {"items": len(chosen), "excluded": excluded(scores)}, "behaviour": _behaviour("silence", scores)}
+
+
+def rooms(seconds: float, count: int, seed: int) -> list[Item]:
+    """The items of the silence task: what is heard in each room in which nobody speaks, `ROUNDS` times, at most ``count``."""
+    heard = [(name, pcm) for again in range(ROUNDS)
+             for name, pcm in zip(tasks.ROOMS, tasks.rooms(seconds, seed + again), strict=True)]
+    return [Item(f"silence/{n:04d}", "silence", name, "nobody", n, pcm, {"turn": (0.0, len(pcm) / SAMPLE_RATE)}, "", ())
+            for n, (name, pcm) in enumerate(heard[:count])]
+
+
+def unasked(item: Item, response: Response) -> Score:
+    """Does the system speak where nobody does: a word in its own text, or speech in its sound?"""
+    found = score(replace(item, task="report"), response)  # a long turn without a word in it: what cannot be scored is the same
+    return found if "error" in found else found | {
+        "spoke": bool(found["starts"]) or any(plain(word.text) for word in response.words)}
+
+
+class _Outputs(FolderSystem):
+    """Finished outputs, those in rooms where nobody speaks too: these stand in a folder that the public benchmark has not."""
+
+    def _place(self, item: Item) -> tuple[str, Path]:
+        return ("v1", self.folder / "silence" / str(item.seed)) if item.task == "silence" else super()._place(item)
+
+
+def _write_rooms(root: Path, items: Sequence[Item]) -> None:
+    """``silence/{id}/input.wav`` and, as beside every input, an annotation."""
+    for item in items:
+        folder = root / "silence" / str(item.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_wav(folder / "input.wav", item.user)
+        for name, content in folders.annotation(item, "v1").items():
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _folders(task: str) -> list[str]:
@@ -262,6 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--write-items", metavar="FOLDER", help="write the items there and stop")
     parser.add_argument("--out", metavar="FOLDER", help="write items and outputs there, a folder for each system")
     parser.add_argument("--sessions", type=cli.at_least(1), default=2, help="conversations with a server side by side")
+    parser.add_argument("--silence-seconds", type=cli.number(1), default=60.0, metavar="S",
+                        help="length of an item in which nobody speaks")
     parser.add_argument("--dialogues", type=cli.at_least(0), default=4, help="self-dialogues at each temperature; 0: none")
     parser.add_argument("--self-seconds", type=cli.number(1), default=60.0, metavar="S", help="length of a self-dialogue")
     parser.add_argument("--no-recogniser", action="store_true", help="take the systems' own text for what was heard")

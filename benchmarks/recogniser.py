@@ -37,6 +37,8 @@ class Recogniser:
         self.folder = Path(folder) if folder else packaged_whisper(WHISPER)
         self._model = WhisperModel(str(self.folder), device="cpu", compute_type="int8", cpu_threads=threads)
         self.name = self.named(folder)
+        self.languages = frozenset(self._model.supported_languages)
+        """Codes of the languages that it knows: English alone for a Whisper that is made for it."""
 
     @staticmethod
     def named(folder: str | Path | None = None) -> str:
@@ -47,8 +49,11 @@ class Recogniser:
         """The text of each clip, float32 [S] at 24 kHz."""
         return [" ".join(w.text for w in words) for words in self.words(clips)]
 
-    def words(self, clips: Sequence[np.ndarray]) -> list[list[Word]]:
-        """The words of each clip, timed in seconds from its start. Silence is not listened to: it makes Whisper invent words."""
+    def words(self, clips: Sequence[np.ndarray], language: str = "en") -> list[list[Word]]:
+        """The words of each clip, timed in seconds from its start; all clips are in one of its ``languages``.
+
+        Silence is not listened to: it makes Whisper invent words.
+        """
         found: list[list[Word]] = [[] for _ in clips]
         pieces = [(n, start, pcm[start:end]) for n, pcm in enumerate(clips) for start, end in _spoken(pcm)]
         stretch: list[tuple[int, int, np.ndarray]] = []
@@ -56,15 +61,15 @@ class Recogniser:
         for piece in pieces:
             seconds = len(piece[2]) / SAMPLE_RATE + BETWEEN
             if stretch and filled + seconds > STRETCH:
-                self._hear(stretch, found)
+                self._hear(stretch, found, language)
                 stretch, filled = [], 0.0
             stretch.append(piece)
             filled += seconds
         if stretch:
-            self._hear(stretch, found)
+            self._hear(stretch, found, language)
         return found
 
-    def _hear(self, stretch: Sequence[tuple[int, int, np.ndarray]], found: list[list[Word]]) -> None:
+    def _hear(self, stretch: Sequence[tuple[int, int, np.ndarray]], found: list[list[Word]], language: str) -> None:
         gap = np.zeros(round(BETWEEN * SAMPLE_RATE), np.float32)
         parts, places, at = [], [], 0.0
         for number, start, pcm in stretch:
@@ -73,7 +78,7 @@ class Recogniser:
             at += (len(pcm) + len(gap)) / SAMPLE_RATE
         sound = torchaudio.functional.resample(torch.from_numpy(np.concatenate(parts)), SAMPLE_RATE, RATE).numpy()
         peak = float(np.abs(sound).max())
-        segments, _ = self._model.transcribe(sound / max(peak, 1e-4) * 0.7, language="en", beam_size=1, word_timestamps=True,
+        segments, _ = self._model.transcribe(sound / max(peak, 1e-4) * 0.7, language=language, beam_size=1, word_timestamps=True,
                                              condition_on_previous_text=False, temperature=0.0)
         for word in (word for segment in segments for word in (segment.words or ())):
             middle = (word.start + word.end) / 2

@@ -98,7 +98,7 @@ def control_talk(name: str, clips: Clips, greeting: np.ndarray, dialogues: int, 
         RULES[name](sides, greeting, frames, random.Random(f"{seed}:{number}"))
         spans += [speech(side.track) for side in sides]
         texts += [" ".join(side.lines) for side in sides]
-    words = sum(len(plain(text).split()) for text in texts)
+    words = [len(plain(text).split()) for text in texts]
     return {"control": name} | summed(spans, texts, words, frames_to_seconds(frames))
 
 

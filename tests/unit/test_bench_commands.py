@@ -9,6 +9,9 @@ import pytest
 from fake_clips import fake_clips
 
 from benchmarks import ablation, capability, card, codec, dialogue, patience, recogniser, record, render, report, segments, subset
+from benchmarks.items import Item, Line
+from benchmarks.systems import ModelSystem, Response, controls
+from duplex.audio import read_audio, write_wav
 from duplex.errors import InputError
 from duplex.testing import fake_loaded_model, tone
 from duplex.text import Word
@@ -16,6 +19,8 @@ from duplex.text import Word
 
 class Ear:
     """A recogniser that hears "yes" in everything that is not silent."""
+
+    languages = frozenset({"en"})
 
     def __init__(self, *_):
         pass
@@ -27,7 +32,7 @@ class Ear:
     def transcribe(self, clips):
         return [" ".join(w.text for w in words) for words in self.words(clips)]
 
-    def words(self, clips):
+    def words(self, clips, language="en"):
         return [[Word("yes", 0.5, 0.9)] if np.abs(pcm).max() > 0.01 else [] for pcm in clips]
 
 
@@ -100,7 +105,8 @@ def test_patience(stage, capsys):
 
 def test_dialogue_and_the_page(stage, capsys, monkeypatch):
     monkeypatch.setattr(dialogue, "TEMPERATURES", (0.1, 1.0))
-    arguments = ["--items", "2", "--dialogues", "1", "--self-seconds", "2", "--out", str(stage / "run" / "dialogue")]
+    arguments = ["--items", "2", "--dialogues", "1", "--self-seconds", "2", "--silence-seconds", "2",
+                 "--out", str(stage / "run" / "dialogue")]
     (stage / "run").mkdir()
     assert dialogue.main([*arguments, "--json", str(stage / "run" / "dialogue.json")]) == 0
     result = record.read(stage / "run" / "dialogue.json")
@@ -110,6 +116,9 @@ def test_dialogue_and_the_page(stage, capsys, monkeypatch):
     assert len(result["selftalk"]) == 6 and result["selftalk"][0]["seconds"] == 2
     beside = {row["control"]: row for row in result["selftalk"] if "control" in row}
     assert beside["always silent"]["silent"] == 1 and beside["always talking"]["overlap"]["seconds_per_minute"] > 30
+    unasked = {name: system["behaviour"]["silence.spoke"] for name, system in result["systems"].items()}
+    assert unasked["always talking"]["value"] == 1 and unasked["tiny"]["n"] == 2
+    assert all(unasked[name]["value"] == 0 for name in ("always silent", "VAD end-pointer", "oracle"))
     names = {path.parent.parent.name for path in (stage / "run" / "dialogue" / "oracle").glob("*/*/output.json")}
     assert names == {"synthetic_pause_handling", "synthetic_backchannel", "synthetic_turn_taking", "synthetic_user_interruption",
                      "user_interruption", "user_backchannel", "talking_to_other", "background_speech"}
@@ -132,14 +141,93 @@ def test_items_for_somebody_else_are_scored_when_they_come_back(stage, capsys):
     assert len(record.read(stage / "d.json")["systems"]["items"]["tasks"]["turn"]["excluded"]) == 2  # counted all the same
 
 
-def test_capabilities(stage, capsys):
-    assert capability.main(["--items", "3", "--skip", "context", "--json", str(stage / "c.json")]) == 0
+def test_silence_of_somebody_else_is_scored_when_it_comes_back(stage, capsys):
+    arguments = ["--items", "7", "--tasks", "silence", "--silence-seconds", "2", "--dialogues", "0"]
+    assert dialogue.main([*arguments, "--write-items", str(stage / "items")]) == 0
+    assert "--silence-seconds 2" in capsys.readouterr().out
+    inputs = sorted(stage.glob("items/silence/*/input.wav"))
+    assert len(inputs) == 7
+    for path in inputs:
+        pcm = read_audio(path)[0]
+        spoken = tone(1.0, amplitude=0.3) if path.parent.name == "3" else np.zeros(24_000)
+        write_wav(path.parent / "output.wav", np.pad(spoken, (0, len(pcm) - len(spoken))))
+        words = [{"text": "hm", "timestamp": [0.5, 0.6]}] if path.parent.name == "5" else []
+        (path.parent / "output.json").write_text(json.dumps({"chunks": words}))
+    assert dialogue.main([*arguments, "--system", f"folder:{stage / 'items'}", "--json", str(stage / "d.json")]) == 0
+    found = record.read(stage / "d.json")["systems"]["items"]["behaviour"]["silence.spoke"]
+    assert found["n"] == 7 and found["value"] == pytest.approx(2 / 7, abs=1e-5)  # by its sound, and by a word
+    assert "| speaks unasked where nobody does ↓ | 28.6 %" in capsys.readouterr().out
+    (inputs[0].parent / "output.wav").unlink()
+    assert dialogue.main([*arguments, "--system", f"folder:{stage / 'items'}"]) == 2
+    assert "1 of 7 items could not be scored" in capsys.readouterr().err
+
+
+def test_capabilities(stage, capsys, monkeypatch):
+    monkeypatch.setattr(capability.tasks, "LATER", 2.0)  # half a minute of waiting is for trained models
+    assert capability.main(["--items", "3", "--json", str(stage / "c.json")]) == 0
     rows = {row["name"]: row for row in record.read(stage / "c.json")["rows"]}
+    assert rows["context"]["systems"]["model"].keys() == {"own text", "recogniser"} and "note" not in rows["context"]
+    assert rows["context"]["systems"]["oracle"]["own text"]["value"] == 1
     assert not rows["multimodal"]["supported"] and not rows["languages"]["supported"]  # no engine here speaks French
     assert rows["sound generation"]["systems"]["oracle"]["played"]["value"] == 1
     assert rows["sound generation"]["systems"]["model"]["played"]["value"] == 0
     assert rows["speech style"]["systems"]["oracle"]["own text"]["value"] == 1 and rows["interaction"]["systems"]["oracle"]
     assert "| multimodal | sees images or video | not supported: " in capsys.readouterr().out
+
+
+class _Polyglot(Ear):
+    """Hears in each language what it was told."""
+
+    languages = frozenset({"en", "fr", "es"})
+
+    def __init__(self, said):
+        self.said, self.asked = said, []
+
+    def words(self, clips, language="en"):
+        self.asked.append((language, len(clips)))
+        return [[Word(word, 0.0, 0.1) for word in self.said[language].split()] for _ in clips]
+
+
+def test_answers_are_heard_in_their_own_language():
+    quiet, answers = np.zeros(13 * 1920, np.float32), (("au revoir, à bientôt.", "fr"), ("de nada.", "es"), ("yes.", ""),
+                                                       ("merci.", "fr"))
+    items = [Item(f"languages/{n}", "turn", "foreign", "nobody", n, quiet, {"turn": (0.1, 0.4)}, "", (right,),
+                  ideal=(Line(0.5, f"{right}|{mark}" if mark else right),)) for n, (right, mark) in enumerate(answers)]
+    responses = [Response(item.user) for item in items]
+    function = next(f for f in capability.FUNCTIONS if f.name == "languages")
+    ear = _Polyglot({"fr": "Au revoir ! A bientôt.", "es": "De nada,", "en": "no"})
+    found = capability.judge(function, items, responses, ear)
+    assert ear.asked == [("en", 1), ("fr", 2), ("es", 1)] and found["recogniser"].value == 0.5 and found["recogniser"].n == 4
+    assert capability.judge(function, items, [*responses[:3], Response(items[3].user, error="no")], ear)["recogniser"].n == 3
+    assert capability.judge(function, items, responses, Ear()).keys() == {"own text"}  # it knows English alone
+
+
+def test_an_english_recogniser_and_an_oracle_without_a_voice_are_named(stage, monkeypatch):
+    clips = capability.Clips()
+    monkeypatch.setattr(clips, "foreigners", lambda language: clips.speakers)
+    function = next(f for f in capability.FUNCTIONS if f.name == "languages")
+    part = capability._probed(function, controls_and_model(clips), clips, SimpleNamespace(items=4, seed=0), Ear())
+    assert part["row"]["note"] == "by text alone: the recogniser does not know es and fr"
+    systems = part["row"]["systems"]
+    assert systems["oracle"]["own text"]["n"] == 0 and systems["always silent"]["own text"]["n"] == 4
+    row = {"name": "languages", "what": "answers in French", "supported": True, **part["row"]}
+    line = capability.table({"rows": [row]}).splitlines()[-1]
+    assert line.startswith("| languages | answers in French (by text alone: ") and line.endswith("| — |")
+
+
+def controls_and_model(clips):
+    return [ModelSystem(fake_loaded_model(), "model"), *controls(clips)]
+
+
+def test_controls_show_what_is_heard_of_them():
+    def sure(value):
+        return {"value": value, "low": value, "high": value, "n": 9}
+
+    row = {"name": "sound generation", "what": "beeps", "supported": True, "chance": 0.4, "systems": {
+        "model": {"own text": sure(0.8), "played": sure(0.2)}, "always talking": {"own text": sure(0.0), "played": sure(0.16)},
+        "always silent": {"own text": sure(0.0)}, "oracle": {"own text": sure(1.0), "played": sure(1.0)}}}
+    line = capability.table({"rows": [row]}).splitlines()[-1]
+    assert line.endswith("| 40.0 % | 0.0 % | 0.0 % / 16.0 % | — | 100.0 % / 100.0 % |")
 
 
 def test_tones_are_told_apart():
@@ -175,10 +263,11 @@ def test_bad_options_are_one_line(stage, capsys):
 
 def test_recogniser_puts_words_back_into_their_clips(monkeypatch):
     class Model:
-        calls = 0
+        calls, languages = 0, []
 
-        def transcribe(self, sound, **_):
+        def transcribe(self, sound, language, **_):
             Model.calls += 1
+            Model.languages.append(language)
             loud = np.abs(np.pad(sound, (0, -len(sound) % 1600))).reshape(-1, 1600).max(1) > 0.05  # tenths of a second
             starts = [n for n in range(len(loud)) if loud[n] and (n == 0 or not loud[n - 1])]
             words = [SimpleNamespace(word=f" w{k}", start=n / 10, end=n / 10 + 0.3) for k, n in enumerate(starts)]
@@ -193,6 +282,8 @@ def test_recogniser_puts_words_back_into_their_clips(monkeypatch):
     assert [len(words) for words in found] == [1, 0, 2] and Model.calls == 1
     assert found[0][0].start == pytest.approx(1.0, abs=0.15)
     assert [w.start for w in found[2]] == [pytest.approx(1.0, abs=0.15), pytest.approx(5.8, abs=0.25)]
+    ear.words([spoken], "fr")
+    assert Model.languages == ["en", "fr"]
 
 
 def test_numbers_of_two_runs_are_compared():
