@@ -100,9 +100,9 @@ def state(service: Service, begun: float) -> dict[str, Any]:
     kept = {"step": metrics.step, "step_cpu": metrics.step_cpu, "frame": metrics.latency}
     return {"seconds": round(time.monotonic() - begun, 2), **{name: times.turn() for name, times in kept.items()},
             **{f"{name}_all": times.all.summary() for name, times in kept.items()},
-            "frames": int(metrics.frames._value.get()), "late": int(metrics.late._value.get()), "dropped": dropped,
-            "crashes": int(metrics.crashes._value.get()), "seats": len(service.seats),
-            "waiting": max([seat.waiting for seat in service.seats], default=0), **memory_kb(),
+            "received": int(metrics.received._value.get()), "frames": int(metrics.frames._value.get()),
+            "late": int(metrics.late._value.get()), "dropped": dropped, "crashes": int(metrics.crashes._value.get()),
+            "seats": len(service.seats), "waiting": max([seat.waiting for seat in service.seats], default=0), **memory_kb(),
             "descriptors": len(os.listdir("/proc/self/fd")), "tasks": len(asyncio.all_tasks()),
             "threads": threading.active_count(), "cpu_seconds": round(time.process_time(), 2),
             "waited_seconds": waited_seconds(), "load": round(os.getloadavg()[0], 2)}

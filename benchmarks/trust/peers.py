@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +18,8 @@ UPGRADE = (b"GET /api/chat?audio=pcm HTTP/1.1\r\nHost: localhost\r\nUpgrade: web
 _SOUND = b"\1" + np.zeros(FRAME_SAMPLES, "<i2").tobytes()
 FRAME = b"\x82\xfe" + struct.pack(">H", len(_SOUND)) + bytes(4) + _SOUND
 """A whole masked message with 80 ms of sound; its mask is zero."""
+GREETED = b"\x82\x01\0"
+"""The message with which a conversation begins."""
 VANISHING = ("connect", "half a handshake", "upgrade", "greeted", "half a frame", "talking")
 """Stages in which a peer goes."""
 
@@ -70,20 +73,62 @@ def talk_deaf(port: int, seconds: float, ended: Callable[[], bool]) -> float | N
         reset(raw)
 
 
-def flood(port: int, times: float, seconds: float) -> tuple[int, float]:
-    """Sends sound so many times faster than real time; frames sent, and seconds until it was cut off (or the end)."""
-    raw, begun, number = dial(port), time.monotonic(), 0
+@dataclass(frozen=True)
+class Flooding:
+    """What became of a flood; counts are frames of 80 ms."""
+
+    sent: int
+    told: int
+    """Of them, those sent before the peer was told that its conversation is over."""
+    seconds: float
+    """Until the connection was cut off, or the end."""
+
+
+class Opcodes:
+    """What kinds of messages a server's bytes hold, which it does not mask (RFC 6455, section 5.2)."""
+
+    CLOSE = 8
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def push(self, data: bytes) -> list[int]:
+        """The opcodes of the messages that are complete now."""
+        self._data += data
+        found = []
+        while len(self._data) >= 2:
+            size = self._data[1] & 127
+            head = {126: 4, 127: 10}.get(size, 2)
+            if head > 2:
+                size = int.from_bytes(self._data[2:head], "big")
+            if len(self._data) < head + size:
+                break
+            found.append(self._data[0] & 15)
+            self._data = self._data[head + size :]
+        return found
+
+
+def flood(port: int, times: float, seconds: float) -> Flooding:
+    """Sends sound so many times faster than real time, from the greeting on until the connection is cut off or time is up."""
+    raw, number, told, opcodes, heard = dial(port), 0, None, Opcodes(), b""
     raw.sendall(UPGRADE)
-    raw.recv(300)
+    while GREETED not in heard:  # sound that comes earlier is nobody's
+        data = raw.recv(300)
+        if not data:
+            raise ConnectionError("the server closes in place of a greeting")
+        heard += data
+    opcodes.push(heard.partition(GREETED)[2])
     raw.setblocking(False)
+    begun = time.monotonic()
     try:
-        begun = time.monotonic()
-        while (now := time.monotonic() - begun) < seconds:
+        while time.monotonic() - begun < seconds:
             with contextlib.suppress(BlockingIOError):
-                while raw.recv(65_536):
-                    pass
+                while data := raw.recv(65_536):
+                    if Opcodes.CLOSE in opcodes.push(data) and told is None:
+                        told = number
                 break  # the server has closed
-            while number < times * now / 0.08:
+            due = times * (time.monotonic() - begun) / 0.08
+            while number < due:
                 raw.setblocking(True)
                 raw.sendall(FRAME)
                 raw.setblocking(False)
@@ -93,4 +138,4 @@ def flood(port: int, times: float, seconds: float) -> tuple[int, float]:
         pass
     finally:
         raw.close()
-    return number, time.monotonic() - begun
+    return Flooding(number, number if told is None else told, time.monotonic() - begun)

@@ -16,6 +16,16 @@ from benchmarks.trust import SECTIONS, Promise
 from duplex.errors import InputError
 
 FILE = "trust.json"
+MAIN = {
+    "sessions": ("rated for", "step, p99 on the wall", "frames missed", "frame deficit", "p99 step, processor time",
+                 "memory without mapped files", "descriptors"),
+    "isolation": ("same in every slot",),
+    "faults": ("abrupt disconnects", "falls silent", "does not read", "memory that it costs", "real time: backlog", "answered",
+               "costs a neighbour", "a failure in one"),
+    "network and devices": ("over TCP", "off by +200 ppm"), "echo": ("false yields",),
+    "parsers": ("wire: any bytes", "costliest"), "checkpoints": ("truncated", "archives"),
+    "training": ("kill -9",), "supply chain": ("advisory",)}
+"""Of each area, the lines that stand for it where not all have room, each by a part of what it promises."""
 
 
 def merged(before: dict | None, area: str, promises: Sequence[Promise], *, command: str, seed: int, short: bool,
@@ -70,6 +80,18 @@ def table(lines: Sequence[Promise]) -> str:
     return "\n".join(rows)
 
 
+def main_lines(result: dict) -> list[Promise]:
+    """The lines of `MAIN`, in the order of the report."""
+    return [line for line in lines_of(result) if any(part in line.promise for part in MAIN.get(line.area, ()))]
+
+
+def main_table(lines: Sequence[Promise]) -> str:
+    """Markdown: promise, limit, what was measured, verdict, and how it was measured, or why it was not and what was seen."""
+    return "\n".join(["| area | promise | limit | measured | kept | how |", "|---|---|---|---|---|---|",
+                      *(f"| {line.area} | {line.promise} | {line.limit} | {line.measured} | {verdict(line.met)} | {line.how} |"
+                        for line in map(_safe, lines))])
+
+
 def how_table(lines: Sequence[Promise]) -> str:
     """Markdown: how each line was measured."""
     return "\n".join(["| area | promise | how |", "|---|---|---|",
@@ -85,10 +107,10 @@ def origin_table(result: dict) -> str:
 
 
 def tables(result: dict) -> list[tuple[str, str]]:
-    """(title, Markdown) of the tables: all promises, how they were measured, where they come from, then one for each area."""
+    """(title, Markdown) of the tables: all promises, how they were measured, where they come from, the main ones, each area's."""
     lines = lines_of(result)
     return [("Promises", table(lines)), ("How they were measured", how_table(lines)),
-            ("Where they come from", origin_table(result)),
+            ("Where they come from", origin_table(result)), ("Main promises", main_table(main_lines(result))),
             *((area, table([line for line in lines if line.area == area])) for area in result["areas"])]
 
 

@@ -125,8 +125,7 @@ def soak_promises(result: dict, promised_minutes: float, stood_still: str = "") 
     whole = minutes >= 0.99 * promised_minutes
     how = f"{result['sessions']} conversations for {minutes:.0f} of {promised_minutes:g} minutes; Theil and Sen's slope over " \
           "the server's lines, without the first quarter (at most 15 minutes); brackets: 95 %" + (
-              "" if promised_minutes >= HOUR else "; of so short a run memory counts as growing where the whole of them "
-              "lies above the limit")
+              "" if promised_minutes >= HOUR else "; so short a run is judged by the brackets")
     busy = starved(lines) or stood_still
     for name, what, limit in (("step_p50_ms", "median step on the wall", MS_AN_HOUR),
                               ("step_p99_ms", "p99 step on the wall", MS_AN_HOUR),
@@ -135,20 +134,35 @@ def soak_promises(result: dict, promised_minutes: float, stood_still: str = "") 
                               ("anon_percent", "memory without mapped files", PERCENT_AN_HOUR),
                               ("rss_percent", "resident memory", PERCENT_AN_HOUR)):
         fit, unit = slopes[name], "%" if "percent" in name else "ms"
-        kept = fit is not None and (fit["value"] if promised_minutes >= HOUR else fit["low"]) < limit
-        promise = Promise(AREA, f"soak: slope of the {what}", f"< {limit:g} {unit}/h", "" if fit is None else
-                          f"{fit['value']:+.3f} {unit}/h [{fit['low']:+.3f}, {fit['high']:+.3f}]",
-                          None if fit is None or not whole else kept,
-                          how if whole else f"the run is shorter than promised: {how}")
+        told = "" if fit is None else f"{fit['value']:+.3f} {unit}/h [{fit['low']:+.3f}, {fit['high']:+.3f}]"
+        met = slope_kept(fit, limit, promised_minutes, of_time=unit == "ms") if whole else None
+        reason = "" if met is not None else "the run is shorter than promised: " if not whole else "too little to tell: "
+        promise = Promise(AREA, f"soak: slope of the {what}", f"< {limit:g} {unit}/h", told, met, reason + how)
         compared = unit == "ms" and ("cpu" not in name or promised_minutes < HOUR)
-        if unit == "ms" and promised_minutes < HOUR and promise.met is False:  # what else the machine began to do, most likely
-            promise = replace(promise, met=None, how=f"too short a run to tell a slope from a neighbour; {how}")
         yield unless(busy, promise, relative=True) if compared else promise
     if lines:
         kept = soak.settled(lines) or lines
         grown = [f"{kept[0][name]} to {kept[-1][name]} {name}" for name in ("descriptors", "tasks", "threads")]
         level = all(kept[-1][name] <= kept[0][name] + 1 for name in ("descriptors", "tasks", "threads"))
         yield Promise(AREA, "soak: descriptors, tasks and threads do not grow", "0", ", ".join(grown), level, how)
+
+
+def slope_kept(fit: dict | None, limit: float, minutes: float, of_time: bool) -> bool | None:
+    """Whether a slope stays below a limit per hour; None where the run cannot tell. `minutes`: how long it was to last.
+
+    Of an hour and more the slope itself judges: kept if it is below the limit, broken if not.
+
+    Of less, the slope is many times what was seen to change, so its bracket of 95 % judges: kept if all of it is below the limit,
+    broken if none of it is, and else not to be told. A time is never broken there, only not to be told, since what grew within
+    minutes is most likely what else the machine did; memory is this process's own.
+    """
+    if fit is None:
+        return None
+    if minutes >= HOUR:
+        return fit["value"] < limit
+    if fit["high"] < limit:
+        return True
+    return False if fit["low"] >= limit and not of_time else None
 
 
 def unless(busy: str, promise: Promise, relative: bool = False) -> Promise:

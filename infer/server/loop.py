@@ -98,6 +98,7 @@ class Seat:
             return
         frames, self._rest = self._rest[: whole * FRAME_SAMPLES], self._rest[whole * FRAME_SAMPLES :].copy()
         self.received += whole
+        self.service.metrics.received.inc(whole)
         with self.service.wake:
             first: _Waiting | None = self._backlog.first  # type: ignore[assignment]
             burst = first is None or now - first.at < FRAME_SECONDS

@@ -19,6 +19,7 @@ class Metrics:
         self.admitted = Counter("duplex_sessions_admitted", "Conversations begun", ["protocol"], registry=r)
         self.refused = Counter("duplex_sessions_refused", "Clients turned away", ["cause"], registry=r)
         self.ended = Counter("duplex_sessions_ended", "Conversations over", ["cause"], registry=r)
+        self.received = Counter("duplex_received_frames", "Frames of users that came complete", registry=r)
         self.frames = Counter("duplex_frames", "Frames of 80 ms given to clients", registry=r)
         self.dropped = Counter("duplex_dropped_frames", "Frames of users that were let go", ["kind"], registry=r)
         self.late = Counter("duplex_late_frames", "Frames that took longer than 80 ms from their arrival", registry=r)

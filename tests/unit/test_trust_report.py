@@ -25,8 +25,8 @@ def sections(monkeypatch):
             yield from lines[self.name]
 
     real = importlib.import_module
-    monkeypatch.setattr("importlib.import_module", lambda name, *rest: Module(name.rpartition(".")[2])
-                        if name.startswith("benchmarks.trust.") else real(name, *rest))
+    monkeypatch.setattr("importlib.import_module", lambda name, *rest, **more: Module(name.rpartition(".")[2])
+                        if name.startswith("benchmarks.trust.") else real(name, *rest, **more))
     return lines
 
 
@@ -102,3 +102,27 @@ def test_every_section_that_is_there_has_its_name():
 def test_lengths():
     assert Options().length(120, 0.2) == 120 and Options(short=True).length(120, 0.2) == 0.2
     assert Options(short=True, minutes=3).length(120, 0.2) == 3
+
+
+def test_the_main_promises_are_on_record():
+    from benchmarks.record import ROOT
+
+    result = report.read(ROOT / "docs" / "results")
+    for area, parts in report.MAIN.items():
+        for part in parts:
+            assert any(part in one.promise for one in report.main_lines(result) if one.area == area), (area, part)
+    for one in report.main_lines(result):
+        assert one.measured or one.how, one.promise
+    # What the security page says of the soak in words.
+    rated = next(one.measured for one in report.main_lines(result) if "rated for" in one.promise)
+    soaked = {one.how.rpartition("it gave")[2].partition(" conversations for")[0].rpartition(" ")[2]
+              for one in report.lines_of(result) if one.promise.startswith("soak: ")}
+    text = " ".join((ROOT / "SECURITY.md").read_text(encoding="utf-8").split())
+    assert len(soaked) == 1
+    assert f"soak of two hours was of {soaked.pop()} conversations, while the rated number is {rated}" in text
+
+
+def test_a_line_that_was_not_measured_says_why_among_the_main_ones():
+    lines = [Promise("faults", "a peer that falls silent", "1 s", "", None, "too busy: it gave 3 | 4"), line("faults")]
+    assert report.main_lines({"areas": {"faults": {"promises": [vars(one) for one in lines]}}}) == lines[:1]
+    assert "| faults | a peer that falls silent | 1 s |  | not measured | too busy: it gave 3 / 4 |" in report.main_table(lines)

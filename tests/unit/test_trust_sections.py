@@ -64,6 +64,25 @@ def test_a_soak_is_judged_by_its_slopes():
     assert [met for what, met in short.items() if "slope" in what] == [None] * 6
 
 
+@pytest.mark.parametrize("fit, minutes, memory, time", [
+    ((0.9, 0.5, 1.3), 120, True, True), ((1.1, 0.5, 1.3), 60, False, False),  # an hour and more: the slope itself
+    ((0.9, 0.5, 0.99), 10, True, True), ((0.9, 0.5, 1.3), 10, None, None), ((1.1, 0.5, 1.3), 10, None, None),
+    ((1.5, 1.2, 1.8), 10, False, None)])
+def test_a_slope_is_judged_by_what_its_run_can_tell(fit, minutes, memory, time):
+    fit = dict(zip(("value", "low", "high"), fit, strict=True))
+    assert sessions.slope_kept(fit, 1.0, minutes, of_time=False) is memory
+    assert sessions.slope_kept(fit, 1.0, minutes, of_time=True) is time
+    assert sessions.slope_kept(None, 1.0, minutes, of_time=True) is None
+
+
+def test_ten_minutes_that_grow_are_told():
+    lines = [line(n, step=10 + n / 4, anon=400_000 + 1000 * n) for n in range(1, 11)]
+    promises = list(sessions.soak_promises(record_of(lines), 10))
+    assert {p.met for p in promises if "step" in p.promise} == {None}
+    assert {p.met for p in promises if "memory" in p.promise} == {False}
+    assert all("too little to tell" in p.how and p.measured for p in promises if "step" in p.promise)
+
+
 def test_a_load_is_judged_on_the_wall_only_where_the_server_had_the_machine():
     lines = [line(n) for n in range(1, 11)]
     assert set(verdicts(sessions.load_promises(record_of(lines), "")).values()) == {True}
