@@ -58,7 +58,7 @@ def commands(args: argparse.Namespace, out: Path) -> dict[str, list[str]]:
                      *talk, *shared],
         "capability": ["benchmarks.capability", *model, "--items", items("capability"), "--skip", "streaming latency", *shared],
         "ablation": ["benchmarks.ablation", *model, "--items", items("ablation"), *shared],
-        "patience": ["benchmarks.patience", *model, "--items", items("patience"), *shared],
+        "patience": ["benchmarks.patience", *model, "--items", items("patience"), "--values", "0", "1", "3", "6", *shared],
         "codec": ["benchmarks.codec", *model, "--clips", items("codec"), *shared],
         "timed": card,
         "timed capability": ["benchmarks.capability", *model, "--items", items("capability"), *shared],
