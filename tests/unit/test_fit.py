@@ -171,6 +171,12 @@ def test_a_run_of_another_shape_is_not_resumed(tmp_path):
         fit(FitRecipe(MODEL, SETTINGS), toy_data(data), tmp_path / "run")
 
 
+def test_what_makes_no_conversation_is_not_watched():
+    for kind in ("text", "single"):
+        with pytest.raises(ConfigError, match=f"watch.every: training on data.kind '{kind}'"):
+            FitRecipe(MODEL, SETTINGS, data=DataSettings(kind=kind), watch=WatchSettings(every=5))
+
+
 def test_a_run_does_not_go_on_with_other_data_than_it_learnt_from(tmp_path):
     data, out = corpus(tmp_path / "shards"), tmp_path / "run"
     recipe = FitRecipe(MODEL, SETTINGS)
