@@ -236,7 +236,7 @@ class FitRecipe:
             raise ConfigError("train.dropout: a pass that is repeated for its gradients would leave out something else; set it "
                               "to 0, or machine.gradient_checkpointing to false")
         if self.watch.every and self.data.kind != "dialogues":
-            raise ConfigError(f"watch.every: training on data.kind {self.data.kind!r} makes no conversation to watch; set it to 0")
+            raise ConfigError(f"watch.every: training on data.kind {self.data.kind!r} has no conversation to watch; set it to 0")
         if self.start.folder:
             check_start(self.model, self.start.folder)
         self.machine.accumulate(self.train.batch)
