@@ -45,10 +45,10 @@ def test_what_attention_calls_is_attention_and_what_is_no_operator_is_overhead()
 
 
 def test_the_groups_of_a_call_add_up_and_a_large_product_is_most_of_it():
-    a = torch.randn(300, 300)
+    a = torch.randn(1000, 1000)
     line = profile.of_operators(lambda: (a @ a).add_(1), 5, torch.device("cpu"))
     assert sum(line[f"{name}_ms"] for name in profile.GROUPS) == pytest.approx(line["total_ms"], abs=0.01)
-    assert line["products_ms"] > 5 * line["elementwise_ms"] and line["operators"] >= 2
+    assert line["products_ms"] > 3 * line["elementwise_ms"] and line["operators"] >= 2
 
 
 @native
