@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,9 +24,10 @@ from train.codec_model import CodecTrainer, CodecTraining
 from train.discriminators import AdversarialSettings, Discriminators
 from train.files import replace_file
 from train.keeping import Keeper, Ledger
+from train.optimiser import warm_cosine
 from train.order import positions
 from train.recipe import MachineSettings
-from train.together import sum_of_all
+from train.together import place_of, sum_of_all
 
 SAY_EVERY = 50
 CLIP = 2.0  # norm of the codec's gradients
@@ -49,10 +49,7 @@ class CodecRecipe:
 
 def learning_rate(step: int, settings: CodecTraining) -> float:
     """Linear warm-up, then a cosine to a twentieth."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    progress = min(1.0, (step - settings.warmup) / max(1, settings.steps - settings.warmup))
-    return settings.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return settings.lr * warm_cosine(step, settings.warmup, settings.steps, 0.05)
 
 
 class CropStream(IterableDataset):
@@ -79,10 +76,7 @@ class CodecData(L.LightningDataModule):
         self.crops, self.settings = crops, settings
 
     def train_dataloader(self) -> DataLoader:
-        rank, world, step = 0, 1, 0
-        if self.trainer:
-            rank, world, step = self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step
-        return DataLoader(CropStream(self.crops, self.settings, rank, world, step), batch_size=None)
+        return DataLoader(CropStream(self.crops, self.settings, *place_of(self.trainer)), batch_size=None)
 
 
 class CodecModule(L.LightningModule):

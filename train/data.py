@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from train.order import positions, sample_index
 from train.shards import ShardSet
+from train.together import place_of
 
 VALIDATION = 16  # dialogues
 
@@ -96,10 +97,8 @@ class DialogueData(L.LightningDataModule):
         self.frames, self.batch, self.seed = frames, batch, seed
 
     def train_dataloader(self) -> DataLoader:
-        rank, world, step, accumulate = 0, 1, 0, 1
-        if self.trainer:
-            rank, world, step = self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step
-            accumulate = self.trainer.accumulate_grad_batches
+        rank, world, step = place_of(self.trainer)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
         stream = SampleStream(self.source, self.batch, rank, world, step, accumulate, self.text, self.text_share, self.seed)
         return DataLoader(stream, batch_size=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import lightning as L
@@ -17,7 +16,7 @@ from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora
 from train.chances import Dropout, depth_frames, drop_user, mix_own, thin_user, warp_user
 from train.listening import Listener
-from train.optimiser import SPEECH, TwoMemoriesAdamW
+from train.optimiser import SPEECH, TwoMemoriesAdamW, warm_cosine
 from train.recipe import FitRecipe, FitSettings, StartSettings
 from train.sharding import shard
 from train.together import mean_of_all, nll_of_all
@@ -151,10 +150,5 @@ class DuplexModule(L.LightningModule):
     def rate(self, step: int) -> float:
         """Share of the peak learning rate: linear warm-up, then a cosine or a constant."""
         s = self.settings
-        if step < s.warmup:
-            return (step + 1) / s.warmup
-        if s.schedule == "constant":
-            return 1.0
-        progress = min(1.0, (step - s.warmup) / max(1, s.steps - s.warmup))
-        return s.final + (1 - s.final) * 0.5 * (1 + math.cos(math.pi * progress))
+        return warm_cosine(step, s.warmup, s.steps, 1.0 if s.schedule == "constant" else s.final)
 

@@ -1,7 +1,8 @@
-"""AdamW with moments of their own for batches of text alone (arXiv:2410.00037, section 4.2)."""
+"""AdamW with moments of their own for batches of text alone (arXiv:2410.00037, section 4.2), and the learning rate's course."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,14 @@ import torch
 _ASIDE = "text_only_"
 SPEECH = "speech_only"
 """Key of the parameter groups that batches of text alone leave as they are."""
+
+
+def warm_cosine(step: int, warmup: int, steps: int, final: float) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine that ends at ``final``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class TwoMemoriesAdamW(torch.optim.AdamW):

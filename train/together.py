@@ -6,6 +6,7 @@ the others leaves them waiting for ever. So nothing here depends on what a batch
 
 from __future__ import annotations
 
+import lightning as L
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -16,6 +17,11 @@ from duplex.loss import NLL
 def processes() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def place_of(trainer: L.Trainer | None) -> tuple[int, int, int]:
+    """A trainer's number of this process, number of processes, and step; (0, 1, 0) without one."""
+    return (trainer.global_rank, trainer.world_size, trainer.global_step) if trainer else (0, 1, 0)
 
 
 def sum_of_all(values: Tensor) -> Tensor:
