@@ -67,8 +67,28 @@ $(W)/.run: $(W)/.shards $(W)/.coded
 	  --dialogues train/recipes/dialogues-tiny.toml --codec $(W)/codec --real-share 0.1 --out $(W)/run \
 	  --set model.text_card=$$($(PY) -c "from duplex.text import Tokenizer as T; print(T.load('$(W)/tokenizer.model').vocab_size)")
 	@touch $@
-$(W)/.model: $(W)/.run $(W)/.decoder
-	$(TRAIN) train.export --run $(W)/run --codec $(W)/decoder --tokenizer $(W)/tokenizer.model --out $(W)/model --half \
+# The first model, which the encoder then learns to be understood by; and the one that goes on learning with the plainer codes.
+$(W)/.first: $(W)/.run $(W)/.decoder
+	$(TRAIN) train.export --run $(W)/run --codec $(W)/decoder --tokenizer $(W)/tokenizer.model --out $(W)/first
+	@touch $@
+$(W)/.hearing: $(W)/.first
+	$(TRAIN) train.codec train/recipes/codec-tiny-hearing.toml --bank $(W)/bank --model $(W)/first --compile --out $(W)/hearing
+	@touch $@
+$(W)/.shards-2: $(W)/.hearing
+	$(TRAIN) train.prepare $(W)/dialogues/train --codec $(W)/hearing --tokenizer $(W)/tokenizer.model --out $(W)/shards-2/train
+	$(TRAIN) train.prepare $(W)/dialogues/test --codec $(W)/hearing --tokenizer $(W)/tokenizer.model --out $(W)/shards-2/test
+	@touch $@
+$(W)/.coded-2: $(W)/.hearing
+	$(TRAIN) train.coded --bank $(W)/bank --codec $(W)/hearing --perturb 1 --system-passes 3 --out $(W)/coded-2
+	@touch $@
+$(W)/.run-2: $(W)/.shards-2 $(W)/.coded-2
+	$(TRAIN) train.fit train/recipes/lm-tiny.toml --shards $(W)/shards-2 --coded $(W)/coded-2 --tokenizer $(W)/tokenizer.model \
+	  --dialogues train/recipes/dialogues-tiny.toml --codec $(W)/hearing --start $(W)/first --out $(W)/run-2 \
+	  --set train.steps=5000 train.batch=4 train.lr=7e-4 train.depth_lr=7e-4 \
+	  model.text_card=$$($(PY) -c "from duplex.text import Tokenizer as T; print(T.load('$(W)/tokenizer.model').vocab_size)")
+	@touch $@
+$(W)/.model: $(W)/.run-2
+	$(TRAIN) train.export --run $(W)/run-2 --codec $(W)/hearing --tokenizer $(W)/tokenizer.model --out $(W)/model --half \
 	  --audio-temperature 0 --text-temperature 0.1 --patience 1
 	@touch $@
 

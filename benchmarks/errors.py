@@ -24,7 +24,7 @@ from benchmarks.tasks import ROOMS
 from duplex.errors import InputError
 from duplex.metrics.words import errors, plain
 from infer import cli
-from train.corpus.exchange import REGISTRY
+from train.corpus.exchange import REGISTRY, names
 
 KINDS = {
     "right": "right",
@@ -51,7 +51,7 @@ def known_lines() -> dict[str, frozenset[str]]:
     """
     first: dict[str, set[str]] = defaultdict(set)
     later: dict[str, set[str]] = defaultdict(set)
-    for name in REGISTRY.scenarios:
+    for name in names():
         rng = random.Random(name)
         for _ in range(SAMPLES):
             for number, exchange in enumerate(instance(rng, name, rng.choice(("train", "test")))):

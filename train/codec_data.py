@@ -123,6 +123,10 @@ class Batch:
     """bool [B, frames]: the whole frame has features."""
     phones: Tensor | None
     """int64 [B, frames, 4]: phone of each 20 ms, -1 where it is not known."""
+    heard: Tensor | None = None
+    """int64 [B, frames]: what was said, a little later (`train.coded.heard_row`); -1 in the system's crops."""
+    own: Tensor | None = None
+    """bool [B, frames]: the system's voice, or nobody's."""
 
 
 class Crops:
@@ -154,13 +158,8 @@ class Crops:
         known = np.zeros((size, frames * 4), bool)
         phones = np.full((size, frames * 4), -1, np.int64)
         for row, rng in enumerate(generators):
-            kind = "system" if rng.random() < self.system_share or "other" not in self.groups else "other"
-            indices, shares = self.groups.get(kind) or next(iter(self.groups.values()))
-            clip = self.bank.clips[int(indices[min(np.searchsorted(shares, rng.random()), len(indices) - 1)])]
-            speed = 1.0
-            if kind == "other" and self.stretch and rng.random() < 0.5:
-                speed = 1.0 + rng.uniform(-self.stretch, self.stretch)
-            samples = _stretched(self.bank.samples(clip), speed)
+            kind, clip, speed = self.draw(rng)
+            samples = stretched(self.bank.samples(clip), speed)
             # Where the crop starts within the clip, in teacher steps of 20 ms; negative: silence first.
             lead = int(rng.integers(-frames * 2, max(1, len(samples) // TEACHER_HOP - frames)))
             _lay(pcm[row], samples, lead * TEACHER_HOP)
@@ -171,14 +170,29 @@ class Crops:
             if self.phones and (labels := self.phones.of(clip)) is not None:
                 phones[row] = 0  # around the clip there is silence
                 _lay(phones[row], labels[_nearest(len(labels), speed)], lead)
-            if kind == "other" or rng.random() < 0.3:
-                pcm[row] *= 10 ** rng.uniform(-0.7, 0.25)
-            if kind == "other" and rng.random() < 0.5:
-                pcm[row] += rng.standard_normal(pcm.shape[1]).astype(np.float32) * 10 ** rng.uniform(-4.5, -2.3)
+            disturb(pcm[row], kind, rng)
         whole = torch.from_numpy(known.reshape(size, frames, 4).all(-1))
         averaged = torch.from_numpy(features.reshape(size, frames, 4, -1).mean(2)) if self.teacher else None
         pcm_t = torch.from_numpy(np.clip(pcm, -1, 1))[:, None]
         return Batch(pcm_t, averaged, whole, torch.from_numpy(phones.reshape(size, frames, 4)) if self.phones else None)
+
+    def draw(self, rng: np.random.Generator) -> tuple[str, Clip, float]:
+        """Whose voice ("system" or "other"), one of its clips, every second of sound being as likely, and how fast to play it."""
+        kind = "system" if rng.random() < self.system_share or "other" not in self.groups else "other"
+        indices, shares = self.groups.get(kind) or next(iter(self.groups.values()))
+        clip = self.bank.clips[int(indices[min(np.searchsorted(shares, rng.random()), len(indices) - 1)])]
+        speed = 1.0
+        if kind == "other" and self.stretch and rng.random() < 0.5:
+            speed = 1.0 + rng.uniform(-self.stretch, self.stretch)
+        return kind, clip, speed
+
+
+def disturb(pcm: np.ndarray, kind: str, rng: np.random.Generator) -> None:
+    """Louder or softer, and half of the other voices with noise, in place."""
+    if kind == "other" or rng.random() < 0.3:
+        pcm *= 10 ** rng.uniform(-0.7, 0.25)
+    if kind == "other" and rng.random() < 0.5:
+        pcm += rng.standard_normal(len(pcm)).astype(np.float32) * 10 ** rng.uniform(-4.5, -2.3)
 
 
 def _nearest(length: int, speed: float) -> np.ndarray:
@@ -186,7 +200,7 @@ def _nearest(length: int, speed: float) -> np.ndarray:
     return np.minimum((np.arange(int(length / speed)) * speed).astype(np.int64), length - 1)
 
 
-def _stretched(samples: np.ndarray, speed: float) -> np.ndarray:
+def stretched(samples: np.ndarray, speed: float) -> np.ndarray:
     """Samples played ``speed`` times as fast, by linear interpolation: good enough to vary a voice."""
     if speed == 1.0:
         return samples

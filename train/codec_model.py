@@ -5,6 +5,7 @@ Shapes: B sounds, S samples, D width of the latent, T frames.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import deque
@@ -23,9 +24,10 @@ from duplex.errors import CheckpointError, ConfigError
 from train.codec_data import Batch
 from train.losses import MelLoss
 from train.phones import PHONES
+from train.reading import Reader, nearest_and_soft
 from train.together import processes, rows_of_all
 
-STAGES = ("whole", "encoder", "decoder")
+STAGES = ("whole", "encoder", "decoder", "hearing")
 STEPS_PER_FRAME = 4  # phone labels: 20 ms each
 HEAD_WINDOW, HEAD_BANDS, HEAD_HOP = 1024, 80, 240  # the encoder stage's spectrogram: the loss's own, every 10 ms
 MEL_STEPS = 4  # of 10 ms in a step of the encoder's rate, 40 ms
@@ -36,7 +38,8 @@ class CodecTraining:
     """The [train] table of a codec recipe."""
 
     stage: str = "whole"
-    """What learns: "whole", "encoder" (with the codebooks; no waveform) or "decoder" (all else frozen)."""
+    """What learns: "whole", "encoder" (with the codebooks; no waveform), "decoder" (all else frozen) or "hearing" (the encoder,
+    by what a frozen language model makes out of its codes; codebooks and decoder frozen)."""
     seed: int = 0
     steps: int = 9000
     batch: int = 4
@@ -53,6 +56,15 @@ class CodecTraining:
     """Weight of the phone labels' cross-entropy, predicted from the semantic codebook."""
     codebook_dropout: float = 0.0
     """Share of the quantised steps that use a random number of the acoustic codebooks, so that the codec can be cut to fewer."""
+    heard: float = 1.0
+    """Stage "hearing": weight of the words that the model finds in the codes."""
+    heard_from: int = 500
+    """Stage "hearing": first step at which the encoder moves; until then the head learns that names the words."""
+    own: float = 20.0
+    """Stage "hearing": how firmly the latents of the system's voice, and of silence, are held where the stage found them: the
+    decoder and the language model's own speech depend on them."""
+    others: float = 0.5
+    """Stage "hearing": the same for everybody else's voice."""
     stretch: float = 0.0
     """Half of the users' crops are played faster or slower by up to this share."""
     system_share: float = 0.45
@@ -79,7 +91,7 @@ def init_variance_preserving(mimi: nn.Module) -> None:
 class CodecTrainer(nn.Module):
     """Mimi, its losses and the care of its codebooks."""
 
-    def __init__(self, config: MimiConfig, settings: CodecTraining, teacher_dims: int):
+    def __init__(self, config: MimiConfig, settings: CodecTraining, teacher_dims: int, reader: Reader | None = None):
         super().__init__()
         self.settings = settings
         self.mimi = build_mimi(config)
@@ -90,6 +102,8 @@ class CodecTrainer(nn.Module):
         self.to_mel = nn.Linear(config.dimension, MEL_STEPS * HEAD_BANDS)
         self.waves: dict[str, nn.Module] = {"encode": self.mimi.encoder, "decode": self.mimi.decoder}  # or compiled forms
         self.recent: deque[Tensor] = deque(maxlen=80)
+        self.reader = reader
+        self.found: nn.ModuleDict | None = None  # stage "hearing": the encoder as the stage found it
         self.made: Tensor | None = None  # what the codec last made of a batch, for the discriminators
         self.branches = (self.mimi.quantizer.rvq_first, self.mimi.quantizer.rvq_rest)
         for branch in self.branches:
@@ -105,8 +119,25 @@ class CodecTrainer(nn.Module):
                 part.requires_grad_(False)
         elif stage == "encoder":
             mimi.decoder.requires_grad_(False)
+        elif stage == "hearing":
+            for part in (mimi.decoder, mimi.decoder_transformer, mimi.upsample, mimi.quantizer):
+                part.requires_grad_(False)
+            for part in (self.to_teacher, self.to_phones, self.to_mel):
+                part.requires_grad_(False)
+            self.found = copy.deepcopy(self.encoding_parts()).requires_grad_(False)
         self.train()
-        mimi.quantizer.train(stage != "decoder")
+        mimi.quantizer.train(stage not in ("decoder", "hearing"))
+
+    def encoding_parts(self) -> nn.ModuleDict:
+        """What makes latents of sound."""
+        mimi = self.mimi
+        return nn.ModuleDict({"encoder": mimi.encoder, "transformer": mimi.encoder_transformer, "down": mimi.downsample})
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Begins with these weights of the codec, which need not be all."""
+        self.mimi.load_state_dict(weights, strict=False)
+        if self.found is not None:
+            self.found.load_state_dict(self.encoding_parts().state_dict())
 
     def latent(self, pcm: Tensor) -> Tensor:
         """pcm [B, 1, S] -> latent [B, D, T]."""
@@ -122,6 +153,8 @@ class CodecTrainer(nn.Module):
         """Loss terms of one batch; ``total`` is their weighted sum."""
         if self.settings.stage == "decoder":
             return self.decoder_losses(batch.pcm)
+        if self.settings.stage == "hearing":
+            return self.hearing_losses(batch, learning=quantize)
         settings, pcm = self.settings, batch.pcm
         z = self.latent(pcm)
         self.recent.append(rows_of_all(z.detach().transpose(1, 2).reshape(-1, z.shape[1])))
@@ -166,6 +199,29 @@ class CodecTrainer(nn.Module):
         self.made = self.decode(latent)
         mel = self.mel(self.made, pcm)
         return {"mel": mel, "total": mel}
+
+    def hearing_losses(self, batch: Batch, learning: bool) -> dict[str, Tensor]:
+        """Loss of the encoder by what the reader understands; before it is ``learning``, of the reader's head alone."""
+        settings, pcm = self.settings, batch.pcm
+        with torch.set_grad_enabled(learning):
+            z = self.latent(pcm)
+        tables, codes, terms, away = self.reader.tables(), [], [], 0.0
+        for branch in self.branches:
+            some, soft, distance = nearest_and_soft(z, branch, tables[len(terms) :])
+            codes.append(some)
+            terms += soft
+            away = away + distance
+        out = {"heard": self.reader.loss(torch.cat(codes, 1), terms, batch.heard)}
+        total = settings.heard * out["heard"]
+        if learning:
+            with torch.no_grad():
+                (x,) = self.found["transformer"](self.found["encoder"](pcm))
+                before = self.found["down"](x)
+            moved = (z - before).square().mean(1) / before.square().mean()  # [B, T]
+            held = torch.where(batch.own, settings.own, settings.others)
+            out |= {"commit": away, "moved": moved.mean()}
+            total = total + settings.commit * away + (held * moved).mean()
+        return out | {"total": total}
 
     def drop_codebooks(self, rng: np.random.Generator) -> None:
         """Whether the next step quantises with fewer acoustic codebooks, and with how many, drawn from ``rng``."""
@@ -228,5 +284,5 @@ def start_from(trainer: CodecTrainer, folder: Path) -> None:
     fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"{folder}: no tensor fits this recipe's codec; start from a codec of its width")
-    trainer.mimi.load_state_dict(fitting, strict=False)
+    trainer.take(fitting)
     print(f"{len(fitting)} of {len(own)} tensors from {folder}")

@@ -26,6 +26,7 @@ from train.files import replace_file
 from train.keeping import Keeper, Ledger
 from train.optimiser import warm_cosine
 from train.order import positions
+from train.reading import Reader
 from train.recipe import MachineSettings
 from train.together import place_of, sum_of_all
 
@@ -33,7 +34,7 @@ SAY_EVERY = 50
 CLIP = 2.0  # norm of the codec's gradients
 FILL_EVERY = 200  # steps between searches for unused entries of the codebooks
 LOG = "log.jsonl"
-TERMS = ("total", "mel", "commit", "distill", "phones", "adversarial", "features", "discriminators")
+TERMS = ("total", "mel", "commit", "distill", "phones", "heard", "moved", "adversarial", "features", "discriminators")
 """What a step may report, in one order for all processes."""
 
 
@@ -82,11 +83,11 @@ class CodecData(L.LightningDataModule):
 class CodecModule(L.LightningModule):
     """Trains a codec, against discriminators where the recipe wants them. Steps are those of the codec's optimiser."""
 
-    def __init__(self, recipe: CodecRecipe, teacher_dims: int):
+    def __init__(self, recipe: CodecRecipe, teacher_dims: int, reader: Reader | None = None):
         super().__init__()
         self.automatic_optimization = False  # two optimisers by turns
         self.recipe, self.settings = recipe, recipe.train
-        self.codec = CodecTrainer(recipe.codec, recipe.train, teacher_dims)
+        self.codec = CodecTrainer(recipe.codec, recipe.train, teacher_dims, reader)
         self.nets = Discriminators(recipe.adversarial) if recipe.adversarial.on else None
         self.codec.begin()
         self.used = 0.0
@@ -109,12 +110,13 @@ class CodecModule(L.LightningModule):
         rng = np.random.default_rng((s.seed, 1, step))
         torch.manual_seed((s.seed * 1_000_003 + step) * self.trainer.world_size + self.trainer.global_rank)
         codec.drop_codebooks(rng)
-        quantize = step >= s.quantize_from
-        if s.stage != "decoder" and quantize and (step == s.quantize_from or step % FILL_EVERY == 0):
+        quantize = step >= (s.heard_from if s.stage == "hearing" else s.quantize_from)
+        if s.stage not in ("decoder", "hearing") and quantize and (step == s.quantize_from or step % FILL_EVERY == 0):
             generator = torch.Generator().manual_seed(s.seed * 1_000_003 + step)  # the same in every process
             self.used = codec.fill_codebooks(generator, start=step == s.quantize_from)
         pcm = batch["pcm"]
-        terms = codec.losses(Batch(pcm, batch.get("features"), batch["known"], batch.get("phones")), quantize)
+        names = ("features", "known", "phones", "heard", "own")
+        terms = codec.losses(Batch(pcm, *(batch.get(name) for name in names)), quantize)
         if self.nets is not None:
             terms["total"] = terms["total"] + self.nets.codec_loss(pcm, codec.made, step, terms)
         optimizers = self.optimizers()

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
+from duplex.jsonfile import read_configuration
 from duplex.safefile import Header, TensorReader, read_header
 
 DECODER = ("upsample", "decoder_transformer", "decoder")
 """The parts of a codec that turn codes into sound; all others have a say in what the codes are."""
+TUNED = "tuned.json"
+"""In the folder of a codec that learnt to be understood by a model (stage "hearing"): what codes that model knew before."""
 
 
 def _hearing(header: Header) -> set[str]:
@@ -34,3 +37,8 @@ def codes_fingerprint(codec: Path) -> str:
         for name in sorted(_hearing(header)):
             total.update(name.encode() + reader.read(name).contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
+
+
+def tuned_for(folder: Path, codec: Path) -> bool:
+    """Whether the codec in ``folder`` was made of ``codec``, to be understood by the language model that knows its codes."""
+    return (folder / TUNED).is_file() and read_configuration(folder / TUNED).get("codes") == codes_fingerprint(codec)

@@ -19,7 +19,7 @@ from train.coded import CodedBank, ComposedSource
 from train.data import DialogueData, MixedSource, ShardSource, Source
 from train.files import trained_codec
 from train.recipe import FitRecipe
-from train.same_codes import same_codes
+from train.same_codes import same_codes, tuned_for
 from train.shards import ShardSet, fingerprint
 from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe
@@ -81,7 +81,7 @@ def check_tools(args: argparse.Namespace, recipe: FitRecipe, metadata: dict[str,
         if not args.codec:
             print(f"{source}: not checked to hold the codes of {codec}; give --codec FOLDER of the one that it was prepared with",
                   file=sys.stderr)
-        elif not same_codes(args.codec / "mimi.safetensors", codec):
+        elif not (same_codes(args.codec / "mimi.safetensors", codec) or tuned_for(args.codec, codec)):
             raise ConfigError(f"{source}: its codes are not those of {codec}, whose model is to go on learning; prepare it again "
                               "with that one")
     if tokenizer and "tokenizer" in metadata:

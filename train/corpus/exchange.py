@@ -128,5 +128,5 @@ def scenario(weight: float) -> Callable[[Scenario], Scenario]:
 
 
 def names() -> list[str]:
-    """The registered scenarios."""
-    return list(REGISTRY.scenarios)
+    """The scenarios that are drawn unasked. Those registered with a share of 0 are for recipes that give them one."""
+    return [name for name, (share, _) in REGISTRY.scenarios.items() if share > 0]

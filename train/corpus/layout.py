@@ -22,7 +22,7 @@ from train.corpus.style import GAIN_DB
 
 # Scenarios that would overwrite what a parked question is about.
 SAME_MEMORY = {"name_recall_late": ("name_recall", "name_recall_late"), "name_recall": ("name_recall", "name_recall_late"),
-               "cafe": ("cafe",)}
+               "cafe": ("cafe", "order_recall_late"), "order_recall_late": ("cafe", "order_recall_late")}
 
 
 def written(text: str) -> str:
