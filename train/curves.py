@@ -26,7 +26,8 @@ from train.files import replace_file
 SMOOTH = 15  # points of a moving mean
 FIT_ROWS = {"text_word": "text: word pieces", "text_pad": "text: PAD", "text_epad": "text: EPAD", "audio_0": "semantic codebook",
             "audio_1": "first acoustic codebook", "audio_7": "last acoustic codebook"}
-CODEC_ROWS = {"mel": "spectral loss", "phones": "phone labels, nats", "distill": "teacher's features, 1 - cosine"}
+CODEC_ROWS = {"mel": "spectral loss", "phones": "phone labels, nats", "heard": "words heard by the model, nats",
+              "distill": "teacher's features, 1 - cosine"}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 Curves = dict[str, list[tuple[int, float]]]
 

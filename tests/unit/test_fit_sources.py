@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from duplex.saving import save_lm
 from duplex.text import Tokenizer
 from train import coded, export, fit, hear, prepare, text
 from train.recipe import FitRecipe
+from train.same_codes import TUNED, codes_fingerprint
 from train.sources import data_of
 
 RECIPES = Path(fit.__file__).with_name("recipes")
@@ -150,9 +152,11 @@ def test_one_dialogue_alone(made, tmp_path):
     assert torch.equal(data.validation.sample(3), alone[:, :FRAMES])
 
 
-@pytest.mark.parametrize("part, said", [("decoder", ""), ("encoder", "its codes are not those of"), ("", "")])
-def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, said):
-    """A start whose codec has another decoder than the corpus's is fine, one with another encoder is not."""
+@pytest.mark.parametrize("part, tuned, said", [("decoder", False, ""), ("encoder", False, "its codes are not those of"),
+                                               ("encoder", True, ""), ("", False, "")])
+def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, tuned, said):
+    """A start whose codec has another decoder than the corpus's is fine, one with another encoder is not, unless that one learnt
+    to be understood by the start's model."""
     recipe = load_toml(FitRecipe, RECIPES / "toy.toml", scaled(made)[1:])
     save_lm(DuplexLM(recipe.model), tmp_path / "model")
     tensors = load_file(made / "codec" / "mimi.safetensors")
@@ -160,7 +164,11 @@ def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, 
                    if name.startswith(f"{part or 'decoder'}.") and tensors[name].is_floating_point())
     tensors[changed] = tensors[changed] + 1
     save_file(tensors, tmp_path / "model" / "mimi.safetensors")
-    codec = ["--codec", str(made / "codec")] if part else []
+    shutil.copytree(made / "codec", tmp_path / "codec")
+    if tuned:
+        known = codes_fingerprint(tmp_path / "model" / "mimi.safetensors")
+        (tmp_path / "codec" / TUNED).write_text(json.dumps({"codes": known}))
+    codec = ["--codec", str(tmp_path / "codec")] if part else []
     status = fit.main([str(RECIPES / "toy.toml"), "--shards", str(made / "shards"), "--out", str(tmp_path / "run"), *codec,
                        "--start", str(tmp_path / "model"), *scaled(made, **{"watch.every": 0})])
     error = capsys.readouterr().err
