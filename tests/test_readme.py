@@ -47,7 +47,7 @@ def test_the_training_commands_of_the_makefile_are_understood(monkeypatch):
     lines = re.sub(r"\$\(.*?\)\"?\)", "1", plan.replace("\\\n", " ")).splitlines()
     commands = [shlex.split(line.split(" -m ", 1)[1]) for line in lines if " -m train." in line]
     monkeypatch.setattr(cli, "run", lambda parser, body, argv: parser.parse_args(argv))
-    assert len(commands) == 12 and commands[-1][0] == "train.export"
+    assert len(commands) == 18 and commands[-1][0] == "train.export"
     made: set[Path] = set()
     for module, *options in commands:
         args = vars(importlib.import_module(module).main(options))
