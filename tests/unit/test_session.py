@@ -90,7 +90,8 @@ def test_what_the_model_hears_and_says_are_the_codes_of_the_sound():
     heard = MODEL.codec.encode(torch.from_numpy(SHORT.reshape(1, 1, -1)))
     assert np.array_equal(np.stack([frame.user_codes for frame in frames], 1), heard[0].numpy())
     said = torch.from_numpy(np.stack([frame.system_codes for frame in frames[1:]], 1))
-    assert np.array_equal(np.concatenate([frame.pcm for frame in frames[1:]]), MODEL.codec.decode(said[None])[0, 0])
+    # Not bit for bit: how a processor rounds a sine may depend on how many are taken at once.
+    np.testing.assert_allclose(np.concatenate([frame.pcm for frame in frames[1:]]), MODEL.codec.decode(said[None])[0, 0], 0, 1e-6)
 
 
 def test_words_are_those_of_the_text_row_timed_by_the_sound():
