@@ -83,7 +83,8 @@ $(W)/.coded-2: $(W)/.hearing
 	@touch $@
 $(W)/.run-2: $(W)/.shards-2 $(W)/.coded-2
 	$(TRAIN) train.fit train/recipes/lm-tiny.toml --shards $(W)/shards-2 --coded $(W)/coded-2 --tokenizer $(W)/tokenizer.model \
-	  --dialogues train/recipes/dialogues-tiny.toml --codec $(W)/hearing --start $(W)/first --out $(W)/run-2 \
+	  --dialogues train/recipes/dialogues-tiny.toml --codec $(W)/hearing --real-share 0.1 --start $(W)/first \
+	  --out $(W)/run-2 \
 	  --set train.steps=5000 train.batch=4 train.lr=7e-4 train.depth_lr=7e-4 \
 	  model.text_card=$$($(PY) -c "from duplex.text import Tokenizer as T; print(T.load('$(W)/tokenizer.model').vocab_size)")
 	@touch $@
