@@ -145,7 +145,7 @@ class Crops:
                 continue
             own = clip.role == "system" or (clip.speaker == SYSTEM_SPEAKER and not lines_only)
             groups["system" if own else "other"].append(i)
-        self.groups = {k: (np.array(v), np.cumsum(_shares(bank.clips, v))) for k, v in groups.items() if v}
+        self.groups = {k: (np.array(v), np.cumsum(shares_of(bank.clips, v))) for k, v in groups.items() if v}
         self.teacher = FrameLabels(teacher, "features.npy") if teacher else None
         self.phones = FrameLabels(phones, "labels.npy") if phones else None
         self.feature_dims = self.teacher.rows.shape[1] if self.teacher else 0
@@ -207,7 +207,7 @@ def stretched(samples: np.ndarray, speed: float) -> np.ndarray:
     return np.interp(np.arange(int(len(samples) / speed)) * speed, np.arange(len(samples)), samples).astype(np.float32)
 
 
-def _shares(clips: list[Clip], indices: list[int]) -> np.ndarray:
+def shares_of(clips: list[Clip], indices: list[int]) -> np.ndarray:
     """Probability of each clip, in proportion to its length, so that every second is as likely."""
     lengths = np.array([clips[i].samples for i in indices], np.float64)
     return lengths / lengths.sum()

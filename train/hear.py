@@ -34,7 +34,7 @@ from train.corpus.speakers import HELD_OUT
 from train.export import trained_model
 from train.files import replace_file, trained_codec
 from train.keeping import resume_point
-from train.listening import Listener
+from train.listening import Listener, beside_silence
 
 LEVEL = 1
 """Noise level of `train.coded`."""
@@ -63,12 +63,8 @@ def without_repeats(items: list) -> list:
 @torch.no_grad()
 def heard_in(codes: np.ndarray, silence: np.ndarray, model: DuplexLM, listener: Listener) -> list[int]:
     """The head's choice in each of T frames of the user's codes int16 [K, T], beside a silent system."""
-    K, T = codes.shape
-    rows = torch.full((1, model.config.num_rows, T), model.config.existing_text_padding_id)
-    layout = StreamLayout.from_config(model.config)
-    quiet = silence[:, 13:]
-    rows[0, layout.system_rows] = torch.from_numpy(quiet[:, np.arange(T) % quiet.shape[1]].astype(np.int64))
-    rows[0, layout.user_rows] = torch.from_numpy(codes.astype(np.int64))
+    user, quiet = (torch.from_numpy(rows.astype(np.int64)) for rows in (codes, silence[:, 13:]))
+    rows = beside_silence(model, user[None], quiet)
     model(rows, depth_index=torch.zeros(0, dtype=torch.long))
     return listener.head(listener.hidden)[0].argmax(-1).tolist()
 

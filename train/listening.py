@@ -46,6 +46,15 @@ class Listener(nn.Module):
         return (nll * weights).sum() / shared(weights.sum()).clamp(min=1.0)
 
 
+def beside_silence(model: DuplexLM, codes_BKT: Tensor, silence_KS: Tensor) -> Tensor:
+    """All rows, int64 [B, R, T], of a user who says ``codes_BKT`` to a silent system, whose codes of silence are repeated."""
+    B, _, T = codes_BKT.shape
+    rows = torch.full((B, model.layout.n_rows, T), model.config.existing_text_padding_id, device=codes_BKT.device)
+    rows[:, model.layout.system_rows] = silence_KS[:, torch.arange(T, device=rows.device) % silence_KS.shape[1]]
+    rows[:, model.layout.user_rows] = codes_BKT
+    return rows
+
+
 @torch.no_grad()
 def embed_as_sounds(model: DuplexLM, codec: MimiCodec, seed: int = 0) -> None:
     """Start each codebook's input embedding from the codec's own vectors under a random rotation: codes that sound alike

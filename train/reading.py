@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from duplex.errors import ConfigError
 from duplex.model.lm import DuplexLM
-from train.listening import Listener
+from train.listening import Listener, beside_silence
 
 
 def nearest_and_soft(latent_BDT: Tensor, branch: nn.Module, tables: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -74,16 +74,13 @@ class Reader(nn.Module):
 
     def loss(self, codes_BKT: Tensor, terms: list[Tensor], heard_BT: Tensor) -> Tensor:
         """Cross-entropy of the words in nats, of the user's codes beside a silent system; `nearest_and_soft` has the terms."""
-        model, layout = self.model, self.model.layout
-        B, _, T = codes_BKT.shape
-        rows = torch.full((B, layout.n_rows, T), model.config.existing_text_padding_id, device=codes_BKT.device)
-        rows[:, layout.system_rows] = self.silence[:, torch.arange(T, device=rows.device) % self.silence.shape[1]]
-        rows[:, layout.user_rows] = codes_BKT
+        model, (B, _, T) = self.model, codes_BKT.shape
+        rows = beside_silence(model, codes_BKT, self.silence)
         initial_K = model.initial_tokens(rows.device)
         delayed_BKT = model.pattern.apply(rows, initial_K)[..., :T]
         given_BKT = torch.cat([initial_K[None, :, None].expand(B, -1, 1), delayed_BKT[..., :-1]], -1)
         x_BTM = model.embed(given_BKT)
-        for term, delay in zip(terms, model.config.delays[layout.user_rows], strict=True):
+        for term, delay in zip(terms, model.config.delays[model.layout.user_rows], strict=True):
             late = delay + 1  # the input of a step is what the step before it brought
             x_BTM = x_BTM + nn.functional.pad(term, (0, 0, late, 0))[:, :T]
         model.out_norm(model.transformer(x_BTM))  # whose output the listener keeps

@@ -10,7 +10,7 @@ import torch
 from duplex.errors import InputError
 from duplex.text import TextTokenizer, Word
 from duplex.units import FRAME_SAMPLES, SAMPLE_RATE
-from train.codec_data import Batch, Crops, disturb, stretched
+from train.codec_data import Batch, Crops, disturb, shares_of, stretched
 from train.coded import heard_row
 from train.corpus.bank import Bank
 
@@ -28,10 +28,9 @@ class WordCrops(Crops):
         self.tokenizer = tokenizer
         for kind, (indices, _) in list(self.groups.items()):
             kept = np.array([i for i in indices if bank.clips[i].words or kind == "system"], dtype=np.int64)
-            lengths = np.array([bank.clips[i].samples for i in kept], np.float64)
             if not len(kept):
                 raise InputError(f"{bank.folder}: no clip of a user has word times; make the bank without --no-align")
-            self.groups[kind] = kept, np.cumsum(lengths / lengths.sum())
+            self.groups[kind] = kept, np.cumsum(shares_of(bank.clips, kept))
 
     def batch(self, generators: Sequence[np.random.Generator], frames: int) -> Batch:
         """One crop of ``frames`` frames for each generator, drawn from that one alone."""

@@ -43,9 +43,9 @@ def cafe(rng, pick):
     """An order with a revision and a second item; the system reads it back."""
     talk, ask = ordered(rng, pick)
     if rng.random() < 0.4:
-        ask = ask(pick)
+        question = ask()
         draw = rng.random()
-        talk.append(replace(ask, wait=LATER if draw < 0.3 else 10.0) if draw < 0.6 else ask)
+        talk.append(replace(question, wait=LATER if draw < 0.3 else 10.0) if draw < 0.6 else question)
     return talk
 
 
@@ -53,11 +53,11 @@ def cafe(rng, pick):
 def order_recall_late(rng, pick):
     """An order that is asked for after at least half a minute of other talk; in dialogues whose recipe gives it a weight."""
     talk, ask = ordered(rng, pick)
-    return [*talk, replace(ask(pick), wait=LATER)]
+    return [*talk, replace(ask(), wait=LATER)]
 
 
 def ordered(rng, pick):
-    """The exchanges of an order, and what makes the question for it."""
+    """The exchanges of an order, and a function that draws the question for it."""
     drink, count, food = pick("order", [(d, n, f) for d in DRINKS for n in (1, 2, 3) for f in FOOD])
     form = pick("order-form", WORDINGS["order-form"])
     talk = [Exchange(form.format(x=a(drink)), f"one {drink}. anything else?")]
@@ -72,4 +72,4 @@ def ordered(rng, pick):
         food = other
     yes = pick("order-yes", WORDINGS["order-yes"])
     talk.append(Exchange(yes, "thank you, coming right up."))
-    return talk, lambda pick: Exchange(pick("order-ask", WORDINGS["order-ask"]), f"{amount(count, drink)} and one {food}.")
+    return talk, lambda: Exchange(pick("order-ask", WORDINGS["order-ask"]), f"{amount(count, drink)} and one {food}.")
