@@ -35,7 +35,7 @@ from train.codec_model import STAGES, CodecTraining, start_from
 from train.codec_module import CodecData, CodecKeeper, CodecLog, CodecModule, CodecRecipe
 from train.corpus.bank import Bank
 from train.files import replace_file
-from train.keeping import LAST, Ledger, check_space
+from train.keeping import LAST, Ledger, alone, check_space
 from train.machines import interruptible, trainer_of
 from train.reading import Reader
 from train.same_codes import TUNED, codes_fingerprint
@@ -81,27 +81,27 @@ def run(args: argparse.Namespace) -> None:
     if args.compile or machine.compile:  # the plain modules stay what is saved
         mimi = module.codec.mimi
         module.codec.waves = {"encode": torch.compile(mimi.encoder), "decode": torch.compile(mimi.decoder)}
-    out.mkdir(parents=True, exist_ok=True)
-    check_space(out, *(sum(p.numel() for p in module.parameters() if p.requires_grad or every) for every in (True, False)))
-    if loaded:
-        known = codes_fingerprint(open_folder(loaded.folder).file("mimi_name", MIMI_NAMES))
-        replace_file(out / TUNED, lambda part: part.write_text(json.dumps({"codes": known})))
-    if resumed:
-        check_state(out / LAST, module)
-    end = s.steps if args.until is None else min(s.steps, args.until)
-    ledger = Ledger(out, f"lower train.lr in {args.recipe}")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start")  # what a stage freezes is meant to be
-    trainer = trainer_of(
-        machine, max_steps=end,
-        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if machine.processes > 1 else "auto",
-        use_distributed_sampler=False, limit_val_batches=0,
-        logger=TensorBoardLogger(out, "tensorboard", "") if "tensorboard" in machine.loggers else False,
-        callbacks=[ledger, CodecLog(out, end), CodecKeeper(out, s.keep_every, ledger, recipe.codec)],
-        enable_model_summary=False, enable_checkpointing=False, enable_progress_bar=False)
-    with interruptible():
-        trainer.fit(module, CodecData(crops, s), ckpt_path=out / LAST if resumed else None, weights_only=True)
+    with alone(out):
+        check_space(out, *(sum(p.numel() for p in module.parameters() if p.requires_grad or every) for every in (True, False)))
+        if loaded:
+            known = codes_fingerprint(open_folder(loaded.folder).file("mimi_name", MIMI_NAMES))
+            replace_file(out / TUNED, lambda part: part.write_text(json.dumps({"codes": known})))
+        if resumed:
+            check_state(out / LAST, module)
+        end = s.steps if args.until is None else min(s.steps, args.until)
+        ledger = Ledger(out, f"lower train.lr in {args.recipe}")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=".*does not have many workers")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start")  # what a stage freezes is meant to be
+        trainer = trainer_of(
+            machine, max_steps=end,
+            strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if machine.processes > 1 else "auto",
+            use_distributed_sampler=False, limit_val_batches=0,
+            logger=TensorBoardLogger(out, "tensorboard", "") if "tensorboard" in machine.loggers else False,
+            callbacks=[ledger, CodecLog(out, end), CodecKeeper(out, s.keep_every, ledger, recipe.codec)],
+            enable_model_summary=False, enable_checkpointing=False, enable_progress_bar=False)
+        with interruptible():
+            trainer.fit(module, CodecData(crops, s), ckpt_path=out / LAST if resumed else None, weights_only=True)
 
 
 def crops_of(args: argparse.Namespace, settings: CodecTraining) -> tuple[Crops, LoadedModel | None]:

@@ -254,7 +254,7 @@ class CodedBank:
     def render(self, plan: Plan, level: int, frames: int, tokenizer: TextTokenizer, rng: np.random.Generator) -> np.ndarray:
         """A plan as codes int64 [1 + 2K + 1, frames]; the last row is what the user said (see `heard_row`)."""
         text = words_to_row(plan.system_words, frames, tokenizer)
-        tracks = {"system": self._background(0, frames, rng), "user": self._background(level, frames, rng)}
+        tracks = {"system": self.background(0, frames, rng), "user": self.background(level, frames, rng)}
         for placement in plan.placements:
             codes, at = self.codes(placement.clip), seconds_to_frame(placement.start)
             if placement.stop is not None:
@@ -263,7 +263,7 @@ class CodedBank:
                 cut = min(codes.shape[1], seconds_to_frame(placement.hole[0]))
                 # What follows speech in a stream is the codec's memory of it. A pause without that would be told from the end of
                 # a turn by its edge, and by nothing that was said: so it begins as the clip's own end does.
-                silence = self._background(level, seconds_to_frames(placement.hole[1]), rng)
+                silence = self.background(level, seconds_to_frames(placement.hole[1]), rng)
                 silence[:, :TRAIL] = codes[:, -TRAIL:][:, : silence.shape[1]]
                 codes = np.concatenate([codes[:, :cut], silence, codes[:, cut:]], 1)
             part = codes[:, : max(0, frames - at)]
@@ -271,7 +271,7 @@ class CodedBank:
         heard = heard_row(plan.user_words, frames, tokenizer)
         return np.concatenate([text[None], tracks["system"], tracks["user"], heard[None]]).astype(np.int64)
 
-    def _background(self, level: int, frames: int, rng: np.random.Generator) -> np.ndarray:
+    def background(self, level: int, frames: int, rng: np.random.Generator) -> np.ndarray:
         """A random stretch of a level's background [K, frames], repeated where it is too short; past its first second."""
         codes = self.backgrounds[level][:, 13:]
         at = int(rng.integers(0, codes.shape[1]))

@@ -34,7 +34,7 @@ from duplex.streams import StreamLayout
 from train import cli
 from train.data import DialogueData
 from train.files import replace_file, trained_codec
-from train.keeping import MADE_WITH, Keeper, Ledger, check_space, resume_point
+from train.keeping import MADE_WITH, Keeper, Ledger, alone, check_space, resume_point
 from train.listening import embed_as_sounds
 from train.machines import interruptible, trainer_of
 from train.module import DuplexModule
@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
     """Checks recipe, corpus and disk against each other, then trains."""
     overrides = args.set + ([f"start.folder={json.dumps(args.start)}"] if args.start else [])
     recipe = load_toml(FitRecipe, args.recipe, overrides)
-    fit(recipe, data_of(args, recipe), args.out, args.minutes, codec=args.codec)
+    data = data_of(args, recipe)
+    with alone(args.out):
+        fit(recipe, data, args.out, args.minutes, codec=args.codec)
 
 
 def strategy_of(recipe: FitRecipe) -> str | Strategy:

@@ -6,15 +6,19 @@ A checkpoint is written under another name, forced to the disk and renamed: ``la
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -26,6 +30,20 @@ LAST, POINTER, LEDGER = "last.ckpt", "last.txt", "ledger.jsonl"
 MADE_WITH = "made_with.json"
 """Fingerprints of the tokenizer that the corpus of a run was made with and of all that its codes depend on."""
 _DRAIN = 50  # steps between looks at the losses: each look makes an accelerator wait
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Makes the folder of a run and holds it; ConfigError while another run does. A killed run holds nothing."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as lock:
+        if rank_zero_only.rank == 0:  # the other processes of a run share its folder
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{out}: another process trains there; stop that one, wait for it, or give another --out"
+                                  ) from None
+        yield
 
 
 def resume_point(out: Path) -> Path | None:

@@ -14,6 +14,7 @@ from duplex.config import LMConfig
 from duplex.loss import NLL, LossOutput, dialogue_loss
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora
+from duplex.streams import ZERO_TOKEN
 from train.chances import Dropout, depth_frames, drop_user, mix_own, thin_user, warp_user
 from train.listening import Listener
 from train.optimiser import SPEECH, TwoMemoriesAdamW, warm_cosine
@@ -83,10 +84,15 @@ class DuplexModule(L.LightningModule):
         s, codes = self.settings, batch["codes"][:, : self.model.config.num_rows]
         generators = [np.random.default_rng((s.seed, 5, sample)) for sample in batch["sample"].tolist()]
         text_only = bool(batch["text_only"]) or self.recipe.data.kind == "text"
-        index = depth_frames(codes, self.model.config.existing_text_padding_id, s, generators, text_only)
+        pad = self.model.config.existing_text_padding_id
+        index = depth_frames(codes, pad, s, generators, text_only)
         layout = self.model.layout
         inputs = mix_own(warp_user(codes, layout, s.warp, generators), layout, s.own_noise, generators)
         inputs = thin_user(drop_user(inputs, layout, s, generators), layout, s.codebook_dropout, generators)
+        if s.listen:  # where it only listens, what it should write is unknown, but what it sees is what a silent model sees
+            text = layout.text_row
+            inputs = inputs.clone()
+            inputs[:, text] = torch.where((inputs[:, text] == ZERO_TOKEN).all(1, keepdim=True), pad, inputs[:, text])
         return batch | {"inputs": inputs, "index": index, "text_only": text_only}
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:

@@ -60,6 +60,8 @@ class FitSettings:
     """Share of what each branch of the temporal transformer adds that is left out (Srivastava et al., 2014)."""
     heard: float = 0.0
     """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
+    listen: float = 0.0
+    """Share of the samples that are nothing but users' speech, clip after clip (`train.listeners`); needs ``heard``."""
     validate_every: int = 500
     keep_every: int = 250
     loss: LossWeights = field(default_factory=LossWeights)
@@ -69,8 +71,9 @@ class FitSettings:
             _need(getattr(self, name) >= 1, f"{name}: must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "depth_lr", "warmup", "weight_decay", "clip", "warp", "heard"):
             _need(getattr(self, name) >= 0, f"{name}: must not be negative, got {getattr(self, name)}")
-        for name in ("depth_share", "token_dropout", "own_noise", "codebook_dropout", "final"):
+        for name in ("depth_share", "token_dropout", "own_noise", "codebook_dropout", "final", "listen"):
             _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
+        _need(self.heard > 0 or not self.listen, "listen: the words are all that such samples teach; give heard as well, 3 say")
         _need(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, got {self.dropout}")
 
 

@@ -18,6 +18,7 @@ from duplex.text import Tokenizer
 from train.coded import CodedBank, ComposedSource
 from train.data import DialogueData, MixedSource, ShardSource, Source
 from train.files import trained_codec
+from train.listeners import ListeningSource
 from train.recipe import FitRecipe
 from train.same_codes import same_codes, tuned_for
 from train.shards import ShardSet, fingerprint
@@ -128,10 +129,13 @@ def source_of(args: argparse.Namespace, recipe: FitRecipe, validation: ShardSet)
     if args.coded:
         needs("coded", "dialogues", "tokenizer")
         dialogues, tokenizer = load_toml(DialogueRecipe, args.dialogues), Tokenizer.load(args.tokenizer)
-        source = ComposedSource(CodedBank(args.coded), tokenizer, dialogues, s.frames, s.seed, s.heard > 0)
+        bank = CodedBank(args.coded)
+        source: Source = ComposedSource(bank, tokenizer, dialogues, s.frames, s.seed, s.heard > 0)
         if source.metadata["codec"] != validation.metadata["codec"]:
             raise ConfigError(f"{args.coded}: made with another codec than {args.shards}; encode one of them again")
         source.metadata = source.metadata | {"tokenizer": fingerprint(args.tokenizer)}
+        if s.listen:
+            source = MixedSource(source, ListeningSource(bank, tokenizer, s.frames, s.seed), s.listen, s.seed + 1)
         return MixedSource(source, shards(), args.real_share, s.seed) if args.real_share else source
     if args.sound or recipe.data.augment:
         if not args.sound:

@@ -101,7 +101,8 @@ def test_composed_in_token_space(made, tmp_path, small_bank, capsys):  # noqa: F
     options = ["--coded", str(bank), "--dialogues", str(tmp_path / "dialogues.toml"), "--shards", str(made / "shards"),
                "--codec", str(made / "codec"), "--tokenizer", str(made / "codec" / "tokenizer.model"), "--real-share", "0.5"]
     trained(made, tmp_path / "run", "toy.toml", *options,
-            **{"train.heard": 1.0, "train.dropout": 0.1, "train.warp": 1, "train.codebook_dropout": 0.2, "watch.every": 0})
+            **{"train.heard": 1.0, "train.dropout": 0.1, "train.warp": 1, "train.codebook_dropout": 0.2,
+               "train.listen": 0.5, "watch.every": 0})
 
     tools = ["--bank", str(small_bank), "--codec", str(made / "codec"), "--tokenizer", str(made / "codec" / "tokenizer.model")]
     assert hear.main(["--run", str(tmp_path / "run"), *tools, "--clips", "9", "--json", str(tmp_path / "heard.json")]) == 0
@@ -178,7 +179,8 @@ def test_a_model_goes_on_with_its_own_codes_alone(made, tmp_path, capsys, part, 
 
 @pytest.mark.parametrize("options, settings, message", [
     (["--codec", "OTHER"], {}, "another codec than"), (["--start", "MODEL"], {}, "another tokenizer than"),
-    ([], {"train.heard": 1.0}, "--coded"), (["--coded", "x", "--sound", "y"], {}, "--coded: composes codes"),
+    ([], {"train.heard": 1.0}, "--coded"), ([], {"train.listen": 0.3}, "give heard as well"),
+    (["--coded", "x", "--sound", "y"], {}, "--coded: composes codes"),
     ([], {"machine.devices": 0}, "devices: must be at least 1"), ([], {"augment.gain_db": [3.0, 1.0]}, "gain_db"),
     ([], {"watch.items": 0}, "items: must be at least 1"), ([], {"start.lora_rank": -1}, "lora_rank"),
     ([], {"train.heard": 1.0, "machine.strategy": "fsdp"}, "not sharded"), (["--coded", "x"], {"data.first": 1}, "data.first")])

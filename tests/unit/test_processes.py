@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
-from processes import train_together
+from processes import LIMIT, train_together
 from toy_training import MODEL, corpus, ledger, recipe_file
 
 from duplex.checkpoint import load_lm
 from duplex.loss import NLL
 from duplex.saving import save_lm
-from train import together
+from train import fit, together
 from train.export import trained_model
+from train.forked import start
+from train.keeping import LAST
 from train.shards import write_shard
 
 STEPS = 24
@@ -60,6 +65,35 @@ def test_copies(stage, one, tmp_path):
     same(one, tmp_path)
     watched = [json.loads(line) for line in (tmp_path / "watch.jsonl").read_text().splitlines()]
     assert [line["step"] for line in watched] == [12, 24]
+
+
+@pytest.mark.slow
+def test_a_run_has_its_folder_alone_and_ends_at_once_when_it_is_told_to(stage, tmp_path, capsys):
+    out, two = tmp_path / "run", [*stage, "machine.devices=2", 'machine.strategy="ddp"']
+    out.mkdir()
+    running = start([*two, "train.steps=100000", "--out", str(out)], out / "said.log", world=2)
+    try:
+        until = time.monotonic() + LIMIT
+        while not (out / LAST).exists() and time.monotonic() < until:
+            time.sleep(0.2)
+        before = (out / "config.json").read_bytes()
+        assert fit.main([*stage, "machine.devices=1", "train.steps=5", "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and "another process trains there" in said and said.count("\n") == 1
+        assert (out / "config.json").read_bytes() == before
+        for process in running:
+            os.kill(process.pid, signal.SIGTERM)
+        for process in running:
+            process.join(30)
+        assert running[0].exitcode == 130
+        assert "error: interrupted; start the command again to go on" in (out / "said.log").read_text()
+        assert all(process.exitcode is not None for process in running)
+    finally:
+        for process in running:
+            process.kill()
+    kept = torch.load(out / LAST, weights_only=True)["global_step"]
+    train_together(out, [*two, f"train.steps={kept + 2}"], world=2)  # the folder is free again, and the run goes on
+    assert [line["step"] for line in ledger(out)] == list(range(kept + 2))
 
 
 @pytest.mark.slow
