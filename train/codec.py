@@ -33,6 +33,7 @@ from train import cli
 from train.codec_data import Crops
 from train.codec_model import STAGES, CodecTraining, start_from
 from train.codec_module import CodecData, CodecKeeper, CodecLog, CodecModule, CodecRecipe
+from train.coded import START_UP
 from train.corpus.bank import Bank
 from train.files import replace_file
 from train.keeping import LAST, Ledger, alone, check_space
@@ -41,7 +42,7 @@ from train.reading import Reader
 from train.same_codes import TUNED, codes_fingerprint
 from train.word_crops import WordCrops
 
-QUIET_SECONDS, FRAMES_OF_START = 4, 13  # of silence: the codec's first second is not what silence sounds like to it later
+QUIET_SECONDS = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,7 +128,7 @@ def reader_of(loaded: LoadedModel, recipe: CodecRecipe, path: Path) -> Reader:
         raise ConfigError(f"{path}: [codec] has {sizes.n_codebooks} codebooks of {sizes.cardinality} entries, the model's codec "
                           f"{found[0]} of {found[1]}; take the sizes of the model's mimi_config.json")
     sound = torch.zeros(1, 1, QUIET_SECONDS * SAMPLE_RATE)
-    return Reader(loaded.lm, loaded.codec.encode(sound)[0, :, FRAMES_OF_START:], sizes.cardinality)
+    return Reader(loaded.lm, loaded.codec.encode(sound)[0, :, START_UP:], sizes.cardinality)
 
 
 def check(recipe: CodecRecipe, path: Path) -> None:

@@ -44,6 +44,7 @@ LEVELS_DB = (None, -66.0, -52.0)  # noise in the user's channel; None: digital s
 GAP = SAMPLE_RATE  # silence between the clips of a stream
 TRAIL = 11  # frames kept after a clip, the next being 12.5 away: what silence sounds like to a codec that still remembers speech
 STREAM = 40 * SAMPLE_RATE
+START_UP = 13  # frames: the codec's first second of silence is not what silence sounds like to it later
 HEARD_DELAY = 0.48
 SPEEDS = (0.86, 0.92, 1.08, 1.16)
 
@@ -273,7 +274,7 @@ class CodedBank:
 
     def background(self, level: int, frames: int, rng: np.random.Generator) -> np.ndarray:
         """A random stretch of a level's background [K, frames], repeated where it is too short; past its first second."""
-        codes = self.backgrounds[level][:, 13:]
+        codes = self.backgrounds[level][:, START_UP:]
         at = int(rng.integers(0, codes.shape[1]))
         return codes[:, (at + np.arange(frames)) % codes.shape[1]].copy()
 

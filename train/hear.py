@@ -26,7 +26,7 @@ from duplex.model.lm import DuplexLM
 from duplex.streams import StreamLayout
 from duplex.text import TextTokenizer, Tokenizer
 from train import cli
-from train.coded import Job, encode_stream, noise
+from train.coded import START_UP, Job, encode_stream, noise
 from train.corpus.bank import Bank, Clip
 from train.corpus.casting import anybody
 from train.corpus.exchange import split_key
@@ -63,7 +63,7 @@ def without_repeats(items: list) -> list:
 @torch.no_grad()
 def heard_in(codes: np.ndarray, silence: np.ndarray, model: DuplexLM, listener: Listener) -> list[int]:
     """The head's choice in each of T frames of the user's codes int16 [K, T], beside a silent system."""
-    user, quiet = (torch.from_numpy(rows.astype(np.int64)) for rows in (codes, silence[:, 13:]))
+    user, quiet = (torch.from_numpy(rows.astype(np.int64)) for rows in (codes, silence[:, START_UP:]))
     rows = beside_silence(model, user[None], quiet)
     model(rows, depth_index=torch.zeros(0, dtype=torch.long))
     return listener.head(listener.hidden)[0].argmax(-1).tolist()
