@@ -73,7 +73,8 @@ class FitSettings:
             _need(getattr(self, name) >= 0, f"{name}: must not be negative, got {getattr(self, name)}")
         for name in ("depth_share", "token_dropout", "own_noise", "codebook_dropout", "final", "listen"):
             _need(0 <= getattr(self, name) <= 1, f"{name}: must be from 0 to 1, got {getattr(self, name)}")
-        _need(self.heard > 0 or not self.listen, "listen: the words are all that such samples teach; give heard as well, 3 say")
+        _need(self.heard > 0 or not self.listen,
+              "listen: the words are all that such samples teach; give heard as well, 3 say, or set listen to 0")
         _need(0 <= self.dropout < 1, f"dropout: must be from 0 to below 1, got {self.dropout}")
 
 

@@ -50,7 +50,8 @@ def data_of(args: argparse.Namespace, recipe: FitRecipe) -> DialogueData:
     if not args.shards:
         raise ConfigError("--shards SHARDS is needed: its test/ is what the run is validated on")
     if s.heard and not args.coded:
-        raise ConfigError("train.heard: the words that the user says come with --coded alone; give it, or set train.heard to 0")
+        raise ConfigError("train.heard: the words that the user says come with --coded alone; give it, or set train.heard and "
+                          "train.listen to 0")
     validation = ShardSet(args.shards / ("train" if recipe.data.first else "test"))
     source = source_of(args, recipe, validation)
     check_corpus(config, source.metadata, name)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from duplex.units import SAMPLE_RATE
 from train import speak, synthesize
 from train.corpus import filling, table
 from train.corpus.bank import Bank, Request
+from train.corpus.exchange import key
 from train.corpus.timing import grouped, matched, trimmed
 from train.corpus.utterance import EngineMissing
 
@@ -89,6 +92,19 @@ def test_a_bad_recipe_is_one_line(tmp_path, bank_folder, capsys, text, hint):
     assert synthesize.main([str(recipe), "--bank", str(bank_folder), "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and hint in err and not (tmp_path / "out").exists()
+
+
+def test_the_system_says_more_than_its_lines_for_the_codec_alone():
+    systems, users = [f"line {n}" for n in range(50)], [*(f"question {n}" for n in range(2000)), key("deux et deux", "fr")]
+
+    def more(share: float) -> list[Request]:
+        return filling.more_of_the_system(random.Random(1), users, systems, share)
+
+    wanted = more(1.0)
+    assert wanted == more(1.0) and {r.role for r in wanted} == {"free"} and {r.voice for r in wanted} == {"heart"}
+    assert Counter(r.text for r in wanted if r.text in systems) == dict.fromkeys(systems, len(filling.OWN_SPEEDS))
+    assert sum(r.text in users for r in wanted) == 2000 < filling.OWN_LINES and users[-1] not in {r.text for r in wanted}
+    assert 0.05 < len(more(0.1)) / len(wanted) < 0.15
 
 
 class Absent:
