@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from duplex.streams import StreamLayout
+from duplex.streams import ZERO_TOKEN, StreamLayout
 from train.recipe import FitSettings
 
 TURNS = 0.2  # how often the shift of the user's frames changes
@@ -99,6 +99,17 @@ def thin_user(codes: Tensor, layout: StreamLayout, most: float, generators: list
         share = np.float32(most * g.random())
         gone = torch.from_numpy(g.random((layout.n_user, codes.shape[2]), np.float32) < share)
         row[rows] = row[rows].masked_fill(gone.to(row.device), -1)
+    return codes
+
+
+def as_if_silent(codes: Tensor, layout: StreamLayout, pad: int) -> Tensor:
+    """codes [B, K, T], a copy, with ``pad`` all along where the whole text is unknown (`train.users_alone`).
+
+    What a model that only listens should write is unknown, but what it sees is what a silent one sees.
+    """
+    codes = codes.clone()
+    text = codes[:, layout.text_row]
+    codes[:, layout.text_row] = torch.where((text == ZERO_TOKEN).all(1, keepdim=True), pad, text)
     return codes
 
 

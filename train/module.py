@@ -14,8 +14,7 @@ from duplex.config import LMConfig
 from duplex.loss import NLL, LossOutput, dialogue_loss
 from duplex.model.lm import DuplexLM
 from duplex.model.lora import add_lora
-from duplex.streams import ZERO_TOKEN
-from train.chances import Dropout, depth_frames, drop_user, mix_own, thin_user, warp_user
+from train.chances import Dropout, as_if_silent, depth_frames, drop_user, mix_own, thin_user, warp_user
 from train.listening import Listener
 from train.optimiser import SPEECH, TwoMemoriesAdamW, warm_cosine
 from train.recipe import FitRecipe, FitSettings, StartSettings
@@ -89,10 +88,7 @@ class DuplexModule(L.LightningModule):
         layout = self.model.layout
         inputs = mix_own(warp_user(codes, layout, s.warp, generators), layout, s.own_noise, generators)
         inputs = thin_user(drop_user(inputs, layout, s, generators), layout, s.codebook_dropout, generators)
-        if s.listen:  # where it only listens, what it should write is unknown, but what it sees is what a silent model sees
-            text = layout.text_row
-            inputs = inputs.clone()
-            inputs[:, text] = torch.where((inputs[:, text] == ZERO_TOKEN).all(1, keepdim=True), pad, inputs[:, text])
+        inputs = as_if_silent(inputs, layout, pad) if s.listen else inputs
         return batch | {"inputs": inputs, "index": index, "text_only": text_only}
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:

@@ -61,7 +61,7 @@ class FitSettings:
     heard: float = 0.0
     """Weight of predicting the user's words a little after they were spoken, by a head that export leaves out."""
     listen: float = 0.0
-    """Share of the samples that are nothing but users' speech, clip after clip (`train.listeners`); needs ``heard``."""
+    """Share of the samples that are nothing but users' speech, clip after clip (`train.users_alone`); needs ``heard``."""
     validate_every: int = 500
     keep_every: int = 250
     loss: LossWeights = field(default_factory=LossWeights)

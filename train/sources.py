@@ -18,12 +18,12 @@ from duplex.text import Tokenizer
 from train.coded import CodedBank, ComposedSource
 from train.data import DialogueData, MixedSource, ShardSource, Source
 from train.files import trained_codec
-from train.listeners import ListeningSource
 from train.recipe import FitRecipe
 from train.same_codes import same_codes, tuned_for
 from train.shards import ShardSet, fingerprint
 from train.stages import SoundSource, StageSource, TextSource
 from train.synthesize import DialogueRecipe
+from train.users_alone import ListeningSource
 
 
 def check_corpus(config: LMConfig, metadata: dict[str, str], source: str) -> None:

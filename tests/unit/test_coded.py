@@ -28,6 +28,25 @@ def small_bank(tmp_path_factory):
     return folder
 
 
+class Loudness:
+    """A codec whose code is whether a frame is loud."""
+
+    def encode(self, pcm):
+        return (pcm.reshape(1, 1, -1, 1920).abs().amax(-1) > 0.02).long()
+
+
+def loudness_of(bank, jobs, folder):
+    """The jobs of a bank, encoded so."""
+    from train.coded import CodedBank, write_stream
+
+    (folder / "meta.json").write_text("{}")
+    for level in range(3):
+        np.savez(folder / f"background-{level}.npz", codes=np.zeros((1, 40), np.int16))
+    for number, job in enumerate(jobs):
+        write_stream(folder / f"stream-{number:05d}.npz", bank, Loudness(), job, (0, 1, number))
+    return CodedBank(folder)
+
+
 def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
     import torch
 
@@ -79,7 +98,7 @@ def test_composed_codes_carry_the_clips_and_the_words(tmp_path, small_bank):
 
 
 def test_perturbed_speakers_are_further_speakers_with_scaled_times(tmp_path, small_bank):
-    from train.coded import SPEEDS, CodedBank, streams, write_stream
+    from train.coded import SPEEDS, streams
 
     bank = Bank(small_bank)
     plain, jobs = streams(bank, 0), streams(bank, 0, perturb=1.0)
@@ -87,18 +106,7 @@ def test_perturbed_speakers_are_further_speakers_with_scaled_times(tmp_path, sma
     assert extra and len(jobs) == len(plain) + len(extra) and all(job.role == "user" and job.speed in SPEEDS for job in extra)
     assert len({job.speed for job in extra}) == 1  # a bank of one speaker: one person has one speed
 
-    class Copy:
-        """A codec whose code is whether a frame is loud."""
-
-        def encode(self, pcm):
-            return (pcm.reshape(1, 1, -1, 1920).abs().amax(-1) > 0.02).long()
-
-    (tmp_path / "meta.json").write_text("{}")
-    for level in range(3):
-        np.savez(tmp_path / f"background-{level}.npz", codes=np.zeros((1, 40), np.int16))
-    for number, job in enumerate(jobs):
-        write_stream(tmp_path / f"stream-{number:05d}.npz", bank, Copy(), job, (0, 1, number))
-    coded = CodedBank(tmp_path)
+    coded = loudness_of(bank, jobs, tmp_path)
     clips = {(c.text, c.speaker): c for n in range(3) for c in coded.at_level(n).clips if c.role == "user"}
     checked = 0
     for (text, speaker), clip in clips.items():

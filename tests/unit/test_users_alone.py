@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_coded import small_bank  # noqa: F401
+from test_coded import loudness_of, small_bank  # noqa: F401
 from toy_training import SMALL
 
 import duplex
@@ -15,32 +15,20 @@ from duplex.errors import InputError
 from duplex.streams import ZERO_TOKEN
 from duplex.testing import ByteTokenizer
 from duplex.text import Tokenizer, row_to_words
-from train.coded import HEARD_DELAY, CodedBank, streams, write_stream
+from train.coded import HEARD_DELAY, streams
 from train.corpus.bank import Bank
-from train.listeners import ListeningSource
 from train.module import DuplexModule
 from train.recipe import FitSettings
+from train.users_alone import ListeningSource
 
 FRAMES = 500
 EMBEDDED = Path(duplex.__file__).parent / "assets" / "tiny"
 
 
-class Loudness:
-    """A codec of one code a frame: whether it is loud."""
-
-    def encode(self, pcm):
-        return (pcm.reshape(1, 1, -1, 1920).abs().amax(-1) > 0.02).long()
-
-
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory, small_bank):  # noqa: F811
-    folder, spoken = tmp_path_factory.mktemp("coded"), Bank(small_bank)
-    (folder / "meta.json").write_text("{}")
-    for level in range(3):
-        np.savez(folder / f"background-{level}.npz", codes=np.zeros((1, 40), np.int16))
-    for number, job in enumerate(streams(spoken, 0)):
-        write_stream(folder / f"stream-{number:05d}.npz", spoken, Loudness(), job, (0, 1, number))
-    return CodedBank(folder)
+    spoken = Bank(small_bank)
+    return loudness_of(spoken, streams(spoken, 0), tmp_path_factory.mktemp("coded"))
 
 
 def test_it_is_speech_throughout_and_its_words_lie_where_they_are_loud(bank):

@@ -1,8 +1,8 @@
 """Samples of nothing but users' speech: a small model learns to hear sooner from those than from dialogues alone.
 
 Of a dialogue a quarter is the user's speech. Here clip follows clip, of whoever was encoded, while the system keeps silent. What
-it should have done is no target: the text row is unknown, and `train.module` lets the model see a PAD in its place. What is
-learnt is to name the words (`train.listening`), and to go on being silent.
+it should have done is no target: the text row is unknown, and the model sees a PAD in its place (`train.chances.as_if_silent`).
+What is learnt is to name the words (`train.listening`), and to go on being silent.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class ListeningSource:
             codes = self.bank.codes(clip)[:, : self.frames - at]
             user[:, at : at + codes.shape[1]] = codes
             length, spoken = self.bank.timing(clip)
-            words += [Word(w.text, at * FRAME_SECONDS + w.start, at * FRAME_SECONDS + w.end) for w in spoken]
+            begin = at * FRAME_SECONDS
+            words += [Word(w.text, begin + w.start, begin + w.end) for w in spoken]
             at += max(1, seconds_to_frames(length + rng.uniform(*GAP)))
         text = np.full((1, self.frames), ZERO_TOKEN)
         heard = heard_row(words, self.frames, self.tokenizer)
