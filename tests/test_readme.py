@@ -34,20 +34,21 @@ def test_commands_exist(page):
 
 
 def test_make_targets_exist():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "train/tiny.mk"))
     for target in set(re.findall(r"\bmake ([a-z]+)\b", README)):
         assert re.search(rf"^{target}:", makefile, re.M), f"README names make {target}"
 
 
-def test_the_training_commands_of_the_makefile_are_understood(monkeypatch):
+@pytest.mark.parametrize("brief", (False, True))
+def test_the_training_commands_of_the_makefile_are_understood(monkeypatch, brief):
     """Every one of them, with its options; what it makes is what the next one takes."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
-    plan = subprocess.run(["make", "-n", "tiny"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    lines = re.sub(r"\$\(.*?\)\"?\)", "1", plan.replace("\\\n", " ")).splitlines()
+    plan = subprocess.run(["make", "-n", "tiny", *["BRIEF=1"] * brief], cwd=ROOT, check=True, capture_output=True, text=True)
+    lines = re.sub(r"\$\(.*?\)\"?\)", "1", plan.stdout.replace("\\\n", " ")).splitlines()
     commands = [shlex.split(line.split(" -m ", 1)[1]) for line in lines if " -m train." in line]
     monkeypatch.setattr(cli, "run", lambda parser, body, argv: parser.parse_args(argv))
-    assert len(commands) == 18 and commands[-1][0] == "train.export"
+    assert len(commands) == 20 - brief and commands[-1][0] == "train.export"
     made: set[Path] = set()
     for module, *options in commands:
         args = vars(importlib.import_module(module).main(options))

@@ -148,7 +148,8 @@ def made_with_now(recipe: FitRecipe, data: DialogueData, codec: Path | None) -> 
     found: dict[str, str | int] = {key: known[key] for key in ("tokenizer", "codec") if key in known}
     if codec:
         found["codes"] = codes_fingerprint(codec / "mimi.safetensors")
-    return found | {"seed": recipe.train.seed, "batch": recipe.train.batch}
+    learns = "depth" if recipe.start.depth_only else "all"
+    return found | {"seed": recipe.train.seed, "batch": recipe.train.batch, "learns": learns}
 
 
 def check_made_with(out: Path, now: dict[str, str | int]) -> dict[str, str | int]:
@@ -156,11 +157,11 @@ def check_made_with(out: Path, now: dict[str, str | int]) -> dict[str, str | int
     begun = resume_point(out) is not None and (out / MADE_WITH).exists()
     before = read_configuration(out / MADE_WITH) if begun else {}
     same_sound = "codes" in before and before["codes"] == now.get("codes")  # the codec's file may have a newer decoder
-    for key, what in (("tokenizer", "the tokens of another tokenizer"), ("codes", "the codes of another codec"),
-                      ("codec", "the codes of another codec"), ("seed", "samples of another train.seed"),
-                      ("batch", "another train.batch")):
+    for key, what in (("tokenizer", "from the tokens of another tokenizer"), ("codes", "from the codes of another codec"),
+                      ("codec", "from the codes of another codec"), ("seed", "from samples of another train.seed"),
+                      ("batch", "from samples of another train.batch"), ("learns", "another part of the model")):
         if before.get(key, now.get(key)) != now.get(key, before.get(key)) and not (key == "codec" and same_sound):
-            raise CheckpointError(f"{out}: the run there learnt from {what} ({before[key]}, now {now[key]}); go on with those, "
+            raise CheckpointError(f"{out}: the run there learnt {what} ({before[key]}, now {now[key]}); go on with those, "
                                   "or export it and give the folder with --start and another --out")
     return before | now
 

@@ -47,6 +47,9 @@ def first_model(config: LMConfig, start: StartSettings) -> DuplexLM:
         add_lora(model, start.lora_rank, start.lora_scaling)
         for name, p in model.named_parameters():
             p.requires_grad_(".lora_" in name or start.train_embeddings and "emb." in name)
+    if start.depth_only:
+        for name, p in model.named_parameters():
+            p.requires_grad_(is_depth(name))
     return model
 
 

@@ -88,10 +88,12 @@ def step_flops(config: LMConfig, recipe: FitRecipe, temporal: int, depth: int) -
     depth_uses = depth if config.depformer_weights_per_step else depth * config.dep_q
     per_depth_frame = 2 * depth_uses
     text_only = 1.0 if recipe.data.kind == "text" else recipe.data.text_share
-    forward = frames * (per_frame + s.depth_share * (1 - text_only) * per_depth_frame)
+    temporal_part, depth_part = frames * per_frame, frames * s.depth_share * (1 - text_only) * per_depth_frame
+    if recipe.start.depth_only:
+        return temporal_part + depth_part * 3
     backward = 2.0 if not recipe.start.lora_rank else 1.1  # with adapters only the gradient's way through is computed
     again = 1.0 if recomputes(recipe) else 0.0
-    return forward * (1 + backward + again)
+    return (temporal_part + depth_part) * (1 + backward + again)
 
 
 def recomputes(recipe: FitRecipe) -> bool:
@@ -124,6 +126,7 @@ def plan(recipe: FitRecipe, gpus: int, kind: str, mfu: float) -> Plan:
     memory, peak = GPUS[kind]
     total, temporal, depth, embeddings = sizes(empty_lm(config, "recipe"))
     trained = total if not recipe.start.lora_rank else adapter_parameters(config, recipe.start.lora_rank)
+    trained = depth if recipe.start.depth_only else trained
     share = gpus if machine.strategy == "fsdp" else 1
     whole = 2 if machine.precision == "bf16-true" else 4
     kept = total + (trained if recipe.start.lora_rank else 0)

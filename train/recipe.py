@@ -91,9 +91,12 @@ class StartSettings:
     lora_scaling: float = 2.0
     train_embeddings: bool = False
     """With adapters: train the embedding tables as well."""
+    depth_only: bool = False
+    """The depth transformer learns alone: what it is given stays as it is, and costs no backward pass."""
 
     def __post_init__(self) -> None:
         _need(self.lora_rank >= 0, f"lora_rank: must not be negative, got {self.lora_rank}")
+        _need(not (self.depth_only and self.lora_rank), "depth_only: adapters go on every layer; set lora_rank to 0")
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,16 @@ class FitRecipe:
             raise ConfigError("start.needed: this stage goes on from trained weights; give a model folder with --start")
         if self.start.lora_rank and not self.start.folder:
             raise ConfigError("start.lora_rank: adapters need the weights that they adapt; give a model folder with --start")
+        if self.start.depth_only:
+            for name, wrong, mend in (
+                    ("start.folder", not self.start.folder, "give a model folder with --start"),
+                    ("model.dep_q", not self.model.dep_q, "a model without a depth transformer has nothing to learn so"),
+                    ("data", self.data.kind == "text" or self.data.text_share > 0, "text alone teaches it nothing"),
+                    ("train.heard", self.train.heard, "the words heard are named by what stays as it is; set it to 0"),
+                    ("train.listen", self.train.listen, "in samples of users alone there is no sound to learn; set it to 0"),
+                    ("machine.strategy", self.machine.strategy == "fsdp", "choose 'ddp'")):
+                if wrong:
+                    raise ConfigError(f"start.depth_only: {name}: {mend}")
         if self.train.heard and self.machine.strategy == "fsdp":
             raise ConfigError("train.heard: is for small models, and its head is not sharded; set it to 0 or choose "
                               "machine.strategy 'ddp'")

@@ -20,7 +20,7 @@ from duplex.saving import save_lm
 from train import keeping
 from train.export import trained_model
 from train.fit import check_resume, fit
-from train.module import DuplexModule, is_speech
+from train.module import DuplexModule, is_depth, is_speech
 from train.optimiser import TwoMemoriesAdamW
 from train.recipe import DataSettings, FitRecipe, FitSettings, MachineSettings, StartSettings, WatchSettings
 from train.stages import TextSource
@@ -92,6 +92,30 @@ def test_adapters_train_alone_and_come_out_in_the_published_form(tmp_path):
     with torch.no_grad():
         tuned, base = model(codes).text_logits, load_lm(folder)[0](codes).text_logits
         assert torch.allclose(again(codes).text_logits, tuned, atol=1e-5) and not torch.allclose(tuned, base, atol=1e-3)
+
+
+def test_the_depth_transformer_learns_alone(tmp_path):
+    torch.manual_seed(0)
+    folder = save_lm(DuplexLM(MODEL), tmp_path / "base")
+    data, out = corpus(tmp_path / "shards"), tmp_path / "run"
+    recipe = FitRecipe(MODEL, SETTINGS, StartSettings(folder=str(folder), depth_only=True))
+    module = fit(recipe, toy_data(data), out)
+    before = dict(load_lm(folder)[0].named_parameters())
+    for name, p in trained_model(out).named_parameters():
+        assert torch.equal(p, before[name]) != is_depth(name), name
+    assert ledger(out)[-1]["loss"] < ledger(out)[0]["loss"]
+    codes = torch.randint(0, 16, (1, 5, 20))
+    assert not module.model(codes).text_logits.requires_grad  # nothing of the temporal transformer is kept for a backward pass
+    with pytest.raises(CheckpointError, match=r"learnt another part of the model \(depth, now all\)"):
+        fit(FitRecipe(MODEL, SETTINGS, StartSettings(folder=str(folder))), toy_data(data), out)
+    for change, says in (({"start": StartSettings(depth_only=True)}, "start.folder"),
+                         ({"train": dataclasses.replace(SETTINGS, heard=1.0)}, "train.heard"),
+                         ({"data": DataSettings(kind="text")}, "data"),
+                         ({"machine": MachineSettings(strategy="fsdp")}, "machine.strategy")):
+        with pytest.raises(ConfigError, match=f"start.depth_only: {says}: "):
+            dataclasses.replace(recipe, **change)
+    with pytest.raises(ConfigError, match="lora_rank"):
+        StartSettings(folder=str(folder), depth_only=True, lora_rank=2)
 
 
 def test_full_fine_tuning_begins_with_the_folder(tmp_path):

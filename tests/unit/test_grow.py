@@ -32,6 +32,29 @@ def test_a_deeper_model_says_the_same_and_can_learn():
         assert any("out" in name or "linear2" in name for name in moved), number
 
 
+def test_a_deeper_depth_transformer_says_the_same_and_can_learn():
+    torch.manual_seed(0)
+    model = DuplexLM(tiny_lm_config()).eval()
+    layers = 2 * model.config.depformer_num_layers + 1
+    grown = grow.deeper(model, depth_layers=layers)
+    assert (grown.config.num_layers, grown.config.depformer_num_layers) == (model.config.num_layers, layers)
+    codes = torch.randint(model.config.card, (2, model.config.num_rows, 12))
+    before, after = model(codes), grown(codes)
+    assert torch.allclose(after.logits, before.logits, atol=1e-5, equal_nan=True)
+    after.logits[after.mask].square().mean().backward()
+    for number, layer in enumerate(grown.depformer.layers):
+        moved = [name for name, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
+        assert any("out" in name or "linear2" in name for name in moved), number
+
+
+def test_what_cannot_grow_is_refused():
+    model = DuplexLM(tiny_lm_config())
+    with pytest.raises(ConfigError, match="give --layers, --depth-layers or both"):
+        grow.deeper(model)
+    with pytest.raises(ConfigError, match="--depth-layers 1: the model has"):
+        grow.deeper(model, depth_layers=1)
+
+
 def test_the_folder_loads_as_any_other(saved, tmp_path, capsys):
     layers = load_model(saved).config.num_layers
     assert grow.main([str(saved), "--layers", str(layers + 1), "--out", str(tmp_path / "deep")]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from duplex.model.lm import DuplexLM
 from duplex.overlay import load_toml
 from duplex.weights import empty_lm
 from train.plan import GPUS, PlannedRecipe, adapter_parameters, cluster, main, plan, sizes, step_flops
+from train.recipe import StartSettings
 
 RECIPES = Path(__file__).resolve().parents[2] / "train" / "recipes"
 CLUSTERS = {"moshi-1-text": "128xH100", "moshi-2-audio": "128xH100", "moshi-3-streams": "128xH100", "moshi-4-duplex": "16xH100",
@@ -47,8 +49,6 @@ def test_parts_add_up_to_a_real_model():
 
 def test_arithmetic_is_that_of_the_profiler():
     """Of one forward pass, counted by the framework: the plan counts 3 of them (forward and backward)."""
-    import dataclasses
-
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,6 +69,15 @@ def test_adapters_are_counted():
     model = DuplexLM(config)
     add_lora(model, 4, 1.0)
     assert adapter_parameters(config, 4) == sum(t.numel() for t in lora_state_dict(model).values())
+
+
+def test_the_depth_transformer_alone_costs_one_pass_of_the_rest():
+    config = PRESETS["toy"]
+    recipe = PlannedRecipe(config)
+    every, alone = (plan(dataclasses.replace(recipe, start=start), 1, "H100", 0.4)
+                    for start in (recipe.start, StartSettings(folder="", depth_only=True)))
+    assert alone.trained == every.depth < every.trained and alone.optimizer_gb < every.optimizer_gb
+    assert every.flops_per_step / 3 < alone.flops_per_step < every.flops_per_step
 
 
 def test_sharding_divides_the_memory_and_a_small_gpu_does_not_do(capsys):
